@@ -1,0 +1,201 @@
+"""The cell space: a DARTS-style network whose two kinds of cells are chosen by sparse codes while its weights are trained.
+
+Source: search space of DARTS (Liu et al., ICLR 2019); searched as in ISTA-NAS (arXiv 2010.06176) and DHA (arXiv 2109.05765).
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dha.architecture.genotype import Genotype, Node
+from dha.architecture.operations import OPERATIONS, absorb, reduce_norm, relu_conv_norm
+from dha.architecture.sparse import SparseCodes
+
+INPUTS_PER_NODE = 2
+
+
+def stem(channels_in: int, channels_out: int, image_size: int) -> nn.Sequential:
+    """Return the first layers: a 3x3 convolution, and one of stride 2 in front for every halving that a side above 40 pixels needs.
+
+    So 8 to 40 pixels are processed at full resolution, 64 at 32x32 and 224 at 28x28, the sizes common in the literature.
+    """
+    layers: list[nn.Module] = []
+    while image_size > 40:
+        layers += [
+            nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(),
+        ]
+        channels_in, image_size = channels_out, (image_size + 1) // 2
+    layers += [nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out)]
+    return nn.Sequential(*layers)
+
+
+class Cell(nn.Module):
+    """One cell: two inputs brought to ``channels``, then nodes that add up operations on them and on earlier nodes.
+
+    Args:
+        nodes: per node the (input, operation) pairs that exist as modules: the chosen ones, or all candidates of a search.
+        before_last, last: channels of the outputs of the two cells before.
+        channels: channels of every node; the output concatenates all nodes.
+        reduction: whether this cell halves height and width.
+        after_reduction: whether the cell before did, so that the older input must be halved too.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Sequence[tuple[int, str]]],
+        before_last: int,
+        last: int,
+        channels: int,
+        reduction: bool,
+        after_reduction: bool,
+    ) -> None:
+        super().__init__()
+        self.older = (reduce_norm if after_reduction else relu_conv_norm)(before_last, channels)
+        self.newer = relu_conv_norm(last, channels)
+        self.nodes = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    f"{source}-{name}": OPERATIONS[name](channels, 2 if reduction and source < 2 else 1)
+                    for source, name in node
+                }
+            )
+            for node in nodes
+        )
+
+    def forward(
+        self, older: Tensor, newer: Tensor, nodes: Sequence[Node], weights: Sequence[Sequence[Tensor]] | None = None
+    ) -> Tensor:
+        """Compute only the operations that ``nodes`` names, each multiplied by its weight where weights are given."""
+        states = [self.older(older), self.newer(newer)]
+        for index, (operations, node) in enumerate(zip(self.nodes, nodes, strict=True)):
+            terms = [operations[f"{source}-{name}"](states[source]) for source, name in node]  # pyright: ignore[reportIndexIssue]
+            if weights is not None:
+                terms = [w.to(term.dtype) * term for w, term in zip(weights[index], terms, strict=True)]
+            states.append(sum(terms[1:], start=terms[0]))
+        return torch.cat(states[2:], dim=1)
+
+
+class CellNetwork(nn.Module):
+    """A plain network of the cell space: what a search delivers, with no architecture parameters.
+
+    Args:
+        genotype: the architecture.
+        channels_in: channels of the images.
+        classes: number of outputs.
+        image_size: side of the images in pixels; decides how far the stem reduces.
+        candidates: the operations that exist as modules per node, for both kinds of cells; those of the genotype when not given.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        channels_in: int,
+        classes: int,
+        image_size: int,
+        candidates: Sequence[Sequence[tuple[int, str]]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.genotype = genotype
+        channels = genotype.channels
+        before_last = last = 3 * channels
+        self.stem = stem(channels_in, last, image_size)
+        self.cells = nn.ModuleList()
+        self.reductions = [i in (genotype.cells // 3, 2 * genotype.cells // 3) for i in range(genotype.cells)]
+        after_reduction = False
+        for reduction in self.reductions:
+            channels *= 2 if reduction else 1
+            nodes = candidates or (genotype.reduction if reduction else genotype.normal)
+            self.cells.append(Cell(nodes, before_last, last, channels, reduction, after_reduction))
+            before_last, last, after_reduction = last, channels * len(nodes), reduction
+        self.head = nn.Linear(last, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, classes)."""
+        return self._forward(images, None, None)
+
+    def _forward(
+        self, images: Tensor, normal: Sequence[Sequence[Tensor]] | None, reduction: Sequence[Sequence[Tensor]] | None
+    ) -> Tensor:
+        older = newer = self.stem(images)
+        for cell, reduces in zip(self.cells, self.reductions, strict=True):
+            nodes = self.genotype.reduction if reduces else self.genotype.normal
+            older, newer = newer, cell(older, newer, nodes, reduction if reduces else normal)
+        return self.head(torch.relu(newer).mean(dim=(2, 3)))
+
+
+class CellSearchNetwork(CellNetwork):
+    """The cell space during its search: all candidates hold weights, only the chosen ones are computed.
+
+    Its cost and memory per step are those of the derived network. ``codes`` are the architecture parameters: train
+    ``codes.compressed`` like any other parameter and call ``recover`` from time to time.
+
+    Args:
+        channels_in, classes, image_size: as in ``CellNetwork``.
+        cells, channels, nodes: depth, channels of the first cell, and nodes per cell.
+        code_size, penalty, seed: as in ``SparseCodes``.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        classes: int,
+        image_size: int,
+        *,
+        cells: int = 5,
+        channels: int = 16,
+        nodes: int = 4,
+        code_size: int = 7,
+        penalty: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        names = list(OPERATIONS)
+        candidates = [[(source, name) for source in range(2 + node) for name in names] for node in range(nodes)]
+        codes = SparseCodes(
+            [2 + node for _ in range(2) for node in range(nodes)],
+            len(names),
+            choose=INPUTS_PER_NODE,
+            size=code_size,
+            penalty=penalty,
+            seed=seed,
+        )
+        super().__init__(_genotype(codes, cells, channels), channels_in, classes, image_size, candidates)
+        self.codes = codes
+        self._rebuild = (channels_in, classes, image_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, classes); differentiable in weights and codes."""
+        weights = [row.unbind() for row in self.codes.weights().unbind()]
+        nodes = len(weights) // 2
+        return self._forward(images, weights[:nodes], weights[nodes:])
+
+    def recover(self, tolerance: float) -> "list[float]":
+        """Recover the sparse codes, choose the operations anew, and return how far each node's code moved."""
+        recovery = self.codes.recover(tolerance)
+        self.genotype = _genotype(self.codes, self.genotype.cells, self.genotype.channels)
+        return recovery.change
+
+    @torch.no_grad()
+    def derive(self) -> CellNetwork:
+        """Return a plain copy with the chosen operations only, mixing weights absorbed: the same function."""
+        network = CellNetwork(self.genotype, *self._rebuild).to(self.head.weight.device)
+        state = self.state_dict()
+        network.load_state_dict({name: state[name] for name in network.state_dict()})
+        weights = self.codes.weights()
+        for cell, reduces in zip(network.cells, self.reductions, strict=True):
+            nodes = self.genotype.reduction if reduces else self.genotype.normal
+            offset = len(nodes) if reduces else 0
+            for index, node in enumerate(nodes):
+                for (source, name), weight in zip(node, weights[offset + index], strict=True):
+                    absorb(cell.nodes[index][f"{source}-{name}"], weight)  # pyright: ignore
+        return network.train(self.training)
+
+
+def _genotype(codes: SparseCodes, cells: int, channels: int) -> Genotype:
+    names = list(OPERATIONS)
+    nodes = tuple(tuple((edge, names[operation]) for edge, operation in node) for node in codes.choices())
+    half = len(nodes) // 2
+    return Genotype(nodes[:half], nodes[half:], cells, channels)

@@ -1,0 +1,76 @@
+"""The written form of an architecture of the cell space: enough to build the plain network again."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dha.architecture.operations import OPERATIONS
+from dha.errors import DhaError
+
+Node = tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """A network of the cell space.
+
+    Attributes:
+        normal: per node the (input, operation) pairs it adds up; inputs 0 and 1 are the two cells before, 2.. are earlier nodes.
+        reduction: the same for the cells that halve height and width.
+        cells: number of cells; the ones at one third and two thirds of the depth are reduction cells.
+        channels: channels of a node in the first cell; they double at every reduction.
+    """
+
+    normal: tuple[Node, ...]
+    reduction: tuple[Node, ...]
+    cells: int
+    channels: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form."""
+        return {"space": "cells", **asdict(self)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "Genotype":
+        """Read what ``to_dict`` wrote.
+
+        Raises:
+            DhaError: if a key is missing, an operation is unknown, an input does not exist, or a size is out of range.
+        """
+        try:
+            genotype = Genotype(
+                _nodes(data["normal"]), _nodes(data["reduction"]), int(data["cells"]), int(data["channels"])
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DhaError(f"not a genotype of the cell space ({error!r}): expected what dha wrote") from error
+        if not (1 <= genotype.cells <= 100 and 1 <= genotype.channels <= 4096):
+            raise DhaError(
+                f"genotype with cells={genotype.cells}, channels={genotype.channels}: expected 1..100 and 1..4096"
+            )
+        return genotype
+
+    def __str__(self) -> str:
+        """Return one line per cell type and node, as people write architectures."""
+        lines = [f"{self.cells} cells, {self.channels} channels"]
+        for kind in ("normal", "reduction"):
+            for index, node in enumerate(getattr(self, kind)):
+                terms = " + ".join(f"{operation}({_input_name(source)})" for source, operation in node)
+                lines.append(f"  {kind:9} node {index}: {terms}")
+        return "\n".join(lines)
+
+
+def _input_name(index: int) -> str:
+    return ("cell k-2", "cell k-1")[index] if index < 2 else f"node {index - 2}"
+
+
+def _nodes(data: Any) -> tuple[Node, ...]:
+    nodes = tuple(tuple((int(source), str(operation)) for source, operation in node) for node in data)
+    if not 1 <= len(nodes) <= 16:
+        raise ValueError(f"{len(nodes)} nodes")
+    for index, node in enumerate(nodes):
+        for source, operation in node:
+            if operation not in OPERATIONS:
+                raise ValueError(f"unknown operation {operation!r} in node {index}")
+            if not 0 <= source < index + 2:
+                raise ValueError(f"input {source} of node {index} does not exist")
+    return nodes

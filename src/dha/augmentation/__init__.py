@@ -1,0 +1,19 @@
+"""Learned augmentation: image operations, a distribution over ordered pairs of them, and the rules that move it.
+
+It stands alone: nothing here knows the network, the loss or the run.
+"""
+
+from dha.augmentation.operations import OPERATIONS, Operation
+from dha.augmentation.policy import Draws, PairPolicy
+from dha.augmentation.rules import adversarial_gradient, alignments, standardise, validation_gradient
+
+__all__ = [
+    "OPERATIONS",
+    "Draws",
+    "Operation",
+    "PairPolicy",
+    "adversarial_gradient",
+    "alignments",
+    "standardise",
+    "validation_gradient",
+]

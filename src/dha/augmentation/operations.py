@@ -1,0 +1,59 @@
+"""The table of image operations: name -> function and magnitude range."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dha.augmentation import geometry, intensity
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One batched image operation and the range its magnitudes are drawn from.
+
+    Attributes:
+        apply: function of images (n, C, H, W) float32 in [0, 1], magnitude (n,) and position (n, 2) uniform in [0, 1),
+            all on one device; returns new images of the same shape and range. Deterministic.
+        low, high: the range of the magnitude, in the unit the docstring of `apply` states.
+        signed: whether the magnitude is as likely to be negative.
+    """
+
+    apply: Callable[[Tensor, Tensor, Tensor], Tensor]
+    low: float = 0.0
+    high: float = 0.0
+    signed: bool = False
+
+    def magnitude(self, strength: Tensor) -> Tensor:
+        """Map uniform numbers in [0, 1) to uniform magnitudes: low to high, or for a signed operation both signs."""
+        if not self.signed:
+            return self.low + (self.high - self.low) * strength
+        spread = 2 * strength - 1
+        return spread.sign() * (self.low + (self.high - self.low) * spread.abs())
+
+    def __call__(self, images: Tensor, uniforms: Tensor) -> Tensor:
+        """Apply the operation with the magnitude and position that uniforms (n, 3) in [0, 1) stand for."""
+        return self.apply(images, self.magnitude(uniforms[:, 0]), uniforms[:, 1:])
+
+
+# Ranges as in AutoAugment (Cubuk et al., CVPR 2019) and RandAugment (Cubuk et al., 2020).
+OPERATIONS: dict[str, Operation] = {
+    "identity": Operation(intensity.identity),
+    "auto_contrast": Operation(intensity.auto_contrast),
+    "equalize": Operation(intensity.equalize),
+    "invert": Operation(intensity.invert),
+    "rotate": Operation(geometry.rotate, high=30.0, signed=True),
+    "posterize": Operation(intensity.posterize, low=4.0, high=8.0),
+    "solarize": Operation(intensity.solarize, high=1.0),
+    "color": Operation(intensity.color, high=0.9, signed=True),
+    "contrast": Operation(intensity.contrast, high=0.9, signed=True),
+    "brightness": Operation(intensity.brightness, high=0.9, signed=True),
+    "sharpness": Operation(intensity.sharpness, high=0.9, signed=True),
+    "shear_x": Operation(geometry.shear_x, high=0.3, signed=True),
+    "shear_y": Operation(geometry.shear_y, high=0.3, signed=True),
+    "translate_x": Operation(geometry.translate_x, high=0.3, signed=True),
+    "translate_y": Operation(geometry.translate_y, high=0.3, signed=True),
+    "cutout": Operation(geometry.cutout, high=0.5),
+    "horizontal_flip": Operation(geometry.horizontal_flip),
+    "crop": Operation(geometry.crop, low=0.125, high=0.125),
+}

@@ -1,0 +1,191 @@
+"""A learned distribution over ordered pairs of image operations, and its application to a batch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dha.augmentation.operations import OPERATIONS
+from dha.errors import DhaError
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What was drawn for a batch of n images, on the CPU.
+
+    Attributes:
+        pairs: int64 (n, 2), the operation of each slot as a position in the policy's `operations`.
+        uniforms: float32 (n, 2, 3) in [0, 1), per slot the strength and two position numbers (see `Operation`).
+    """
+
+    pairs: Tensor
+    uniforms: Tensor
+
+
+class PairPolicy:
+    """A distribution over the K x K ordered pairs of operations, held as logits on the CPU.
+
+    It is `tau` of DHA (Zhou et al., TMLR 2022, arXiv 2109.05765). The logits stay on the CPU because pairs are drawn
+    there: the number of images per operation is then known without waiting for the device.
+
+    Args:
+        operations: names out of `OPERATIONS`, without repetition.
+        structure: "slots", one softmax per slot and so independent slots (2 K logits); or "pairs", one softmax over all
+            pairs as in the paper (K x K logits).
+        identity_probability: initial probability of "identity" in each slot, in (0, 1); the rest is spread evenly. 1/K
+            is the uniform policy. Without "identity" among the operations the policy starts uniform.
+
+    Raises:
+        DhaError: an operation is unknown or named twice, there is none, or an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        operations: Sequence[str] = tuple(OPERATIONS),
+        structure: Literal["slots", "pairs"] = "slots",
+        identity_probability: float = 0.5,
+    ) -> None:
+        _check_names(operations)
+        if structure not in ("slots", "pairs"):
+            raise DhaError(f"structure is {structure!r}; choose 'slots' or 'pairs'")
+        if not 0 < identity_probability < 1:
+            raise DhaError(
+                f"identity_probability is {identity_probability}; it must lie between 0 and 1, both excluded"
+            )
+        self.operations = tuple(operations)
+        self.structure = structure
+        slot = torch.zeros(len(operations))
+        if "identity" in operations and len(operations) > 1:
+            slot.fill_(math.log((1 - identity_probability) / (len(operations) - 1)))
+            slot[self.operations.index("identity")] = math.log(identity_probability)
+        logits = [slot, slot.clone()] if structure == "slots" else [slot[:, None] + slot]
+        self._logits = [tensor.requires_grad_() for tensor in logits]
+
+    def parameters(self) -> list[Tensor]:
+        """Return the logits for an optimiser: two vectors (K,) for "slots", one matrix (K, K) for "pairs"."""
+        return self._logits
+
+    def log_probabilities(self) -> Tensor:
+        """Return the log-probability of every ordered pair, (K, K), differentiable in the logits."""
+        if self.structure == "pairs":
+            return self._logits[0].flatten().log_softmax(0).view_as(self._logits[0])
+        first, second = self._logits
+        return first.log_softmax(0)[:, None] + second.log_softmax(0)
+
+    def log_probability(self, pairs: Tensor) -> Tensor:
+        """Return the log-probability (n,) of pairs, int64 (n, 2) on the CPU, differentiable in the logits."""
+        return self.log_probabilities()[pairs[:, 0], pairs[:, 1]]
+
+    def probabilities(self) -> Tensor:
+        """Return the probability of every ordered pair, (K, K), without gradient."""
+        return self.log_probabilities().detach().exp()
+
+    def operation_probabilities(self) -> Tensor:
+        """Return the probability of every operation in the first and in the second slot, (2, K), without gradient."""
+        probabilities = self.probabilities()
+        return torch.stack([probabilities.sum(1), probabilities.sum(0)])
+
+    def entropy(self) -> Tensor:
+        """Return the entropy over pairs in nats, a scalar differentiable in the logits."""
+        logs = self.log_probabilities()
+        return -(logs.exp() * logs).sum()
+
+    def top_pairs(self, count: int) -> list[tuple[str, str, float]]:
+        """Return the `count` most probable pairs (all, if there are fewer) as (first, second, probability)."""
+        size = len(self.operations)
+        values, places = self.probabilities().flatten().topk(min(count, size**2))
+        return [
+            (self.operations[place // size], self.operations[place % size], value)
+            for value, place in zip(values.tolist(), places.tolist(), strict=True)
+        ]
+
+    def draw(self, n: int, generator: torch.Generator | None = None) -> Draws:
+        """Draw a pair and its parameters for each of n >= 1 images, from a CPU generator (default: the global one)."""
+        size = len(self.operations)
+        places = torch.multinomial(self.probabilities().flatten(), n, replacement=True, generator=generator)
+        pairs = torch.stack([places // size, places % size], 1)
+        return Draws(pairs, torch.rand(n, 2, 3, generator=generator))
+
+    @torch.no_grad()
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """Apply the drawn pairs, first slot first.
+
+        Args:
+            images: float32 (n, C, H, W) in [0, 1] on any device, H and W at least 4; not modified.
+            draws: of the same n, from a policy over the same operations.
+
+        Returns:
+            New images of the same shape on the same device. Nothing waits for the device.
+
+        Raises:
+            DhaError: the images are not float32, or the numbers of images and draws differ.
+        """
+        if images.dtype != torch.float32:
+            raise DhaError(f"the images are {images.dtype}; convert them to torch.float32 with values in [0, 1]")
+        if len(images) != len(draws.pairs):
+            raise DhaError(f"{len(images)} images but draws for {len(draws.pairs)}; draw as many as there are images")
+        for slot in (0, 1):
+            images = self._apply_slot(images, draws.pairs[:, slot], draws.uniforms[:, slot])
+        return images
+
+    def _apply_slot(self, images: Tensor, choice: Tensor, uniforms: Tensor) -> Tensor:
+        """Sort the images by operation, so that each operation runs once on a slice, and put them back in order."""
+        order = choice.argsort(stable=True)
+        counts = choice.bincount(minlength=len(self.operations)).tolist()
+        forward, back = _to_device(torch.stack([order, order.argsort()]), images.device)
+        groups = images[forward].split(counts)
+        parameters = _to_device(uniforms[order], images.device).split(counts)
+        results = [
+            OPERATIONS[name](group, numbers)
+            for name, group, numbers in zip(self.operations, groups, parameters, strict=True)
+            if len(group)
+        ]
+        return torch.cat(results)[back]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the policy as JSON-able values, for `from_dict`."""
+        logits = [tensor.tolist() for tensor in self._logits]
+        return {"operations": list(self.operations), "structure": self.structure, "logits": logits}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PairPolicy":
+        """Return the policy that `to_dict` described, logits to the bit.
+
+        Raises:
+            DhaError: a key is missing, an operation or structure unknown, the logits misshapen or not finite.
+        """
+        missing = {"operations", "structure", "logits"} - set(values)
+        if missing:
+            raise DhaError(f"the saved policy lacks {', '.join(sorted(missing))}")
+        policy = cls(values["operations"], values["structure"])
+        shapes = [tuple(tensor.shape) for tensor in policy._logits]
+        try:
+            saved = [torch.tensor(logits, dtype=torch.float32) for logits in values["logits"]]
+        except (TypeError, ValueError) as error:
+            raise DhaError(f"the logits of the saved policy are not numbers in the shapes {shapes}") from error
+        if [tuple(tensor.shape) for tensor in saved] != shapes:
+            raise DhaError(
+                f"the saved policy has logits of shapes {[tuple(t.shape) for t in saved]} instead of {shapes}"
+            )
+        if not all(tensor.isfinite().all() for tensor in saved):
+            raise DhaError("the saved policy has logits that are not finite")
+        policy._logits = [tensor.requires_grad_() for tensor in saved]
+        return policy
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if not names:
+        raise DhaError(f"operations is empty; name at least one of {', '.join(OPERATIONS)}")
+    for place, name in enumerate(names):
+        if name not in OPERATIONS:
+            raise DhaError(f"unknown operation {name!r}; the known ones are {', '.join(OPERATIONS)}")
+        if name in names[:place]:
+            raise DhaError(f"operation {name!r} is named twice; name each one once")
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy without waiting: to CUDA that takes pinned memory, which torch keeps until the copy is done."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

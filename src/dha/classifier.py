@@ -1,0 +1,103 @@
+"""``ImageClassifier``: the whole of dha behind scikit-learn's estimator contract."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+
+from dha.config import Config
+from dha.data import load_images
+from dha.fit import run
+from dha.model import TrainedModel, labelled_images
+
+
+class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """Learns to classify images: architecture, augmentation policy and hyper-parameters together with the weights, in one run.
+
+    The parameters are those of ``dha.Config``; none has to be set. ``ImageClassifier(budget="10m").fit("photos/")``.
+
+    Attributes:
+        model_: the delivered ``TrainedModel``.
+        classes_: the class labels, in the order of the columns of ``predict_proba``.
+        genotype_: the architecture that was found.
+        history_: one dictionary of metrics per epoch.
+        test_accuracy_: accuracy on the test images of the source, in [0, 1]; None when it has none.
+        config_: the settings with everything that was left open decided.
+    """
+
+    def fit(
+        self, X: Any, y: Sequence[Any] | NDArray[Any] | None = None, *, out: str | Path | None = None
+    ) -> "ImageClassifier":
+        """Train on labelled images.
+
+        Args:
+            X: a folder of class folders, a ``.npz`` file, a folder with ``train*.npz``, "digits", a name on the Hugging Face Hub, a
+                ``datasets.Dataset``; or, with ``y``, an array (N, H, W[, C]) of uint8 or of floats in [0, 1], or a list of PIL images.
+            y: one label per image, integers or strings, where X holds none itself.
+            out: folder to write the run to; nothing is written when not given.
+
+        Returns:
+            This estimator.
+
+        Raises:
+            DhaError: for a bad setting, source or output folder, before any training.
+        """
+        # Test images are only used where the source brings them: who hands over arrays keeps the test apart, as everywhere in scikit-learn.
+        result = run(X, y, config=self, out=out, hold_out_test=False)
+        self._adopt(result.model)
+        self.history_, self.test_accuracy_, self.config_ = result.history, result.test_accuracy, result.config
+        return self
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+        """Return the probability of each class, (N, classes), for an array, a list of PIL images or of paths, or one path."""
+        preprocessing = self._fitted().preprocessing
+        images = load_images(X, channels=preprocessing.channels, image_size=preprocessing.image_size)
+        return self.model_.probabilities(images).numpy()
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the most probable class of each image."""
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return the accuracy on labelled images, in [0, 1]; of a source with a test part, on that part."""
+        model = self._fitted()
+        images, labels = labelled_images(model, X, y)
+        hits = (model.probabilities(images).argmax(1) == labels).numpy()
+        return float(np.average(hits, weights=sample_weight))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model to a folder that ``load`` and ``dha predict`` read."""
+        self._fitted().save(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu") -> "ImageClassifier":
+        """Return a fitted classifier from a model folder; nothing is unpickled.
+
+        Raises:
+            DhaError: if the folder is not a dha model.
+        """
+        classifier = cls()
+        classifier._adopt(TrainedModel.load(folder, device))
+        return classifier
+
+    def _adopt(self, model: TrainedModel) -> None:
+        self.model_ = model
+        self.classes_ = np.array(model.classes)
+        self.genotype_ = model.network.genotype
+
+    def _fitted(self) -> TrainedModel:
+        if not hasattr(self, "model_"):
+            raise NotFittedError(
+                "this ImageClassifier is not fitted yet: call fit, or ImageClassifier.load a saved model"
+            )
+        return self.model_
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that the input is images, not a table."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
+        return tags

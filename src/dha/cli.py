@@ -1,0 +1,122 @@
+"""The command line: ``dha fit``, ``dha predict``, ``dha evaluate``."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from dha.config import Config
+from dha.errors import DhaError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, or 2 after bad input, which is named on standard error."""
+    started = time.monotonic()
+    parser = _parser()
+    options = parser.parse_args([_underscored(a) for a in (sys.argv[1:] if arguments is None else arguments)])
+    options = parser.instantiate(options)
+    command = options.command
+    try:
+        return {"fit": _fit, "predict": _predict, "evaluate": _evaluate}[command](options[command], started)
+    except DhaError as error:
+        print(f"dha {command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _underscored(argument: str) -> str:
+    """Take --image-size for --image_size, as people write options; the names are those of Python and YAML."""
+    name, equals, value = argument.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="dha", description="Turn labelled images into a trained classifier, in one run with nothing to tune."
+    )
+    commands = parser.add_subcommands(dest="command")
+
+    fit = ArgumentParser(
+        description="Train a classifier: architecture, augmentation and hyper-parameters learned with the weights."
+    )
+    fit.add_argument(
+        "source", help="digits, a folder of class folders, a .npz file or a folder of them, or a Hugging Face data set"
+    )
+    fit.add_argument("--out", required=True, help="folder of the run, made here")
+    fit.add_argument(
+        "--config", action=ActionConfigFile, help="settings from a YAML file, such as config.yaml of an earlier run"
+    )
+    fit.add_class_arguments(Config)
+    commands.add_subcommand("fit", fit, help="train a classifier")
+
+    predict = ArgumentParser(description="Classify photographs.")
+    predict.add_argument("model", help="folder `model` of a run")
+    predict.add_argument("images", nargs="+", help="image files")
+    predict.add_argument("--json", action="store_true", help="one JSON object per image, with all probabilities")
+    commands.add_subcommand("predict", predict, help="classify photographs")
+
+    evaluate = ArgumentParser(
+        description="Measure accuracy on labelled images; on the test part of a source that has one."
+    )
+    evaluate.add_argument("model", help="folder `model` of a run")
+    evaluate.add_argument("source", help="as for fit")
+    evaluate.add_argument("--json", action="store_true", help="print a JSON object")
+    commands.add_subcommand("evaluate", evaluate, help="measure accuracy")
+    return parser
+
+
+def _fit(options: Namespace, started: float) -> int:
+    # Imported here, as in the other commands, so that `dha --help` doesn't wait for torch.
+    from dha.display import Display, summary
+    from dha.fit import run
+
+    config = Config(**{field.name: options[field.name] for field in fields(Config)})
+    with Display() as display:
+        result = run(options.source, config=config, out=options.out, started=started, watch=display.update)
+    print(summary(result, options.out))
+    return 0
+
+
+def _predict(options: Namespace, started: float) -> int:
+    from dha.data import load_images
+    from dha.model import TrainedModel
+
+    model = TrainedModel.load(options.model)
+    preprocessing = model.preprocessing
+    images = load_images(options.images, channels=preprocessing.channels, image_size=preprocessing.image_size)
+    for path, row in zip(options.images, model.probabilities(images).tolist(), strict=True):
+        best = max(range(len(row)), key=row.__getitem__)
+        if options.json:
+            probabilities = {str(c): round(p, 6) for c, p in zip(model.classes, row, strict=True)}
+            print(
+                json.dumps(
+                    {
+                        "image": path,
+                        "class": model.classes[best],
+                        "probability": round(row[best], 6),
+                        "probabilities": probabilities,
+                    }
+                )
+            )
+        else:
+            print(f"{path}\t{model.classes[best]}\t{100 * row[best]:.1f} %")
+    return 0
+
+
+def _evaluate(options: Namespace, started: float) -> int:
+    from dha.model import TrainedModel, labelled_images
+
+    model = TrainedModel.load(options.model)
+    images, labels = labelled_images(model, options.source)
+    accuracy = (model.probabilities(images).argmax(1) == labels).float().mean().item()
+    if options.json:
+        print(json.dumps({"accuracy": accuracy, "images": len(labels)}))
+    else:
+        print(f"accuracy: {100 * accuracy:.2f} % of {len(labels)} images")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

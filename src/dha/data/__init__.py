@@ -1,0 +1,31 @@
+"""Labelled images from many kinds of sources, as uint8 tensors in memory."""
+
+from dha.data.arrays import images_from_arrays
+from dha.data.batches import Batches, sequential
+from dha.data.decoding import read_image
+from dha.data.images import LabelledImages, convert_channels, resize_arrays
+from dha.data.labels import Classes
+from dha.data.parts import OnBadImage
+from dha.data.preprocessing import Preprocessing, measure
+from dha.data.sources import Source, load_source
+from dha.data.splits import Splits, split
+from dha.data.unlabelled import load_images
+
+__all__ = [
+    "Batches",
+    "Classes",
+    "LabelledImages",
+    "OnBadImage",
+    "Preprocessing",
+    "Source",
+    "Splits",
+    "convert_channels",
+    "images_from_arrays",
+    "load_images",
+    "load_source",
+    "measure",
+    "read_image",
+    "resize_arrays",
+    "sequential",
+    "split",
+]

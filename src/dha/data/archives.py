@@ -1,0 +1,88 @@
+"""NumPy archives (.npz) and folders of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+
+from dha.data.arrays import pixels_from_array
+from dha.data.labels import check_labels
+from dha.data.parts import ArrayPart, Parts
+from dha.errors import DhaError
+
+_KEYS = (("x", "y"), ("images", "labels"))
+
+
+def open_archive(path: Path) -> Parts:
+    """Read one .npz file with the arrays `x` and `y` (or `images` and `labels`).
+
+    Raises:
+        DhaError: if it is not such a file, or the arrays are not labelled images.
+    """
+    return Parts(str(path), _part([path]))
+
+
+def open_archives(folder: Path) -> Parts:
+    """Read a folder with `train*.npz`, joined in sorted order, and maybe `val*.npz` and `test*.npz`.
+
+    Raises:
+        DhaError: if one is not such a file, or files of one part do not fit together.
+    """
+    validation, test = sorted(folder.glob("val*.npz")), sorted(folder.glob("test*.npz"))
+    return Parts(
+        str(folder),
+        _part(sorted(folder.glob("train*.npz"))),
+        _part(validation) if validation else None,
+        _part(test) if test else None,
+    )
+
+
+def _part(paths: Sequence[Path]) -> ArrayPart:
+    parts = [_read(path) for path in paths]
+    first = parts[0]
+    for part in parts[1:]:
+        if part.images.shape[1:] != first.images.shape[1:]:
+            shapes = [tuple(p.images.shape[1:]) for p in (part, first)]
+            raise DhaError(
+                f"{part.place} holds images of shape {shapes[0]} (C, H, W), {first.place} {shapes[1]}; "
+                "archives of one part must hold images of one shape"
+            )
+        if (part.labels.dtype.kind == "U") != (first.labels.dtype.kind == "U"):
+            raise DhaError(f"{part.place} and {first.place} mix strings and numbers as labels; use one kind")
+    labels = np.concatenate([part.labels for part in parts])
+    return ArrayPart(torch.cat([part.images for part in parts]), labels, " + ".join(p.place for p in parts[:2]))
+
+
+def _read(path: Path) -> ArrayPart:
+    with path.open("rb") as file:  # opened here because NumPy leaves broken archives open
+        archive = _open(file, path)
+        keys = next((pair for pair in _KEYS if set(pair) <= set(archive.files)), None)
+        if keys is None:
+            raise DhaError(f"{path} holds the keys {sorted(archive.files)}; it needs x and y (or images and labels)")
+        x, y = (_array(archive, key, path) for key in keys)
+    images = pixels_from_array(x, f"{path}: {keys[0]}")
+    return ArrayPart(images, check_labels(y, len(images), f"{path}: {keys[1]}"), str(path))
+
+
+def _open(file: IO[bytes], path: Path) -> np.lib.npyio.NpzFile:
+    try:
+        archive = np.load(file, allow_pickle=False)
+    except Exception as error:  # NumPy's errors on broken archives are of many kinds
+        raise DhaError(f"{path} cannot be read as an .npz archive ({error}); write it with np.savez") from error
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise DhaError(f"{path} holds a single array; write x and y into it with np.savez(path, x=..., y=...)")
+    return archive
+
+
+def _array(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:
+    try:
+        return archive[key]
+    except ValueError as error:
+        raise DhaError(
+            f"{path}: {key} cannot be read ({error}); arrays of Python objects are refused because reading them can "
+            "run code: save numbers or strings (.astype(str))"
+        ) from error
+    except Exception as error:
+        raise DhaError(f"{path}: {key} cannot be read ({error}); write the archive again with np.savez") from error

@@ -1,0 +1,91 @@
+"""Labels as users give them (whole numbers or strings), and their numbering from 0."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dha.errors import DhaError
+
+Classes = tuple[str, ...] | tuple[int, ...]
+
+
+def check_labels(labels: Any, count: int, place: str) -> np.ndarray:
+    """Check labels as the user gave them.
+
+    Args:
+        labels: (N,), whole numbers or strings: an array, tensor or sequence.
+        count: N, the number of images.
+        place: what errors call the labels.
+
+    Returns:
+        (N,), whole numbers or strings.
+
+    Raises:
+        DhaError: if there is not exactly one whole number or string for each image.
+    """
+    if isinstance(labels, torch.Tensor):
+        labels = labels.detach().cpu()
+    try:
+        given = np.asarray(labels, dtype=object) if isinstance(labels, list | tuple) else np.asarray(labels)
+    except ValueError as error:
+        raise DhaError(f"{place} do not form a 1-D array ({error}); pass one label for each image") from error
+    if given.ndim != 1:
+        raise DhaError(f"{place} have shape {given.shape}; pass a 1-D array with one label for each image")
+    if len(given) != count:
+        raise DhaError(f"{place} are {len(given)}, but there are {count} images; pass one label for each image")
+    if given.dtype.kind == "b":
+        return given.astype(np.int64)
+    if given.dtype.kind in "iuU":
+        return given
+    values = given.tolist()
+    for index, value in enumerate(values):
+        if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
+            raise DhaError(f"{place}[{index}] is missing ({value}); label this image or leave it out")
+    for index, value in enumerate(values):
+        if not isinstance(value, str | int | np.integer):
+            raise DhaError(
+                f"{place}[{index}] is {value!r} ({type(value).__name__}); pass whole numbers (.astype(int)) or strings"
+            )
+    kinds = {isinstance(value, str) for value in values}
+    if len(kinds) > 1:
+        raise DhaError(f"{place} mix strings and numbers; pass one kind, for example with .astype(str)")
+    return np.array(values, dtype=str if kinds == {True} else np.int64)
+
+
+def find_classes(labels: np.ndarray, declared: Sequence[str] | None = None) -> Classes:
+    """Return the classes that occur in `labels`: in the order of `declared` if given, else sorted."""
+    present = np.unique(labels).tolist()
+    if declared is None:
+        return tuple(present)
+    return tuple(name for name in declared if name in set(present))
+
+
+def encode(labels: np.ndarray, classes: Classes, place: str, origin: str) -> Tensor:
+    """Number labels by their place in `classes`.
+
+    Args:
+        labels: (N,), whole numbers or strings.
+        classes: K different classes of the same kind.
+        place: what errors call the data.
+        origin: where the classes come from, for errors.
+
+    Returns:
+        int64, (N,), in 0..K-1.
+
+    Raises:
+        DhaError: if a label is not among the classes.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    present, inverse = np.unique(labels, return_inverse=True)
+    for name in present.tolist():
+        if name not in numbers:
+            known = ", ".join(repr(c) for c in classes[:10]) + (", ..." if len(classes) > 10 else "")
+            raise DhaError(
+                f"class {name!r} in {place} is not among the {len(classes)} classes of {origin} ({known}); "
+                "correct the label or leave these images out"
+            )
+    table = np.array([numbers[name] for name in present.tolist()], dtype=np.int64)
+    return torch.from_numpy(table[inverse])

@@ -1,0 +1,94 @@
+"""What is done to every image before the network sees it, the same in training and in prediction."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dha.errors import DhaError
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Describe the images that a network takes.
+
+    Args:
+        image_size: side of the square images in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        mean: mean of each channel, of pixels in [0, 1].
+        std: standard deviation of each channel, of pixels in [0, 1]; above 0.
+
+    Raises:
+        DhaError: if channels is neither 1 nor 3, or mean or std do not fit it.
+    """
+
+    image_size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise DhaError(f"channels is {self.channels}; pass 1 (grey) or 3 (RGB)")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise DhaError(
+                    f"{name} has {len(values)} values {values}; pass one for each of {self.channels} channels"
+                )
+        if min(self.std) <= 0:
+            raise DhaError(f"std is {self.std}; every value must be above 0")
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Shift and scale pixels to mean 0 and standard deviation 1.
+
+        Args:
+            images: floats in [0, 1], (..., C, H, W).
+
+        Returns:
+            A tensor of the same shape, type and device.
+        """
+        mean = torch.tensor(self.mean, dtype=images.dtype, device=images.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=images.dtype, device=images.device).view(-1, 1, 1)
+        return (images - mean) / std
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as values that JSON can hold."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Preprocessing":
+        """Return what `to_dict` was called on.
+
+        Raises:
+            DhaError: if a field is missing or does not fit the others.
+        """
+        missing = {"image_size", "channels", "mean", "std"} - set(fields)
+        if missing:
+            raise DhaError(f"the preprocessing lacks {sorted(missing)}; it has {sorted(fields)}")
+        mean, std = (tuple(float(value) for value in fields[key]) for key in ("mean", "std"))
+        return cls(int(fields["image_size"]), int(fields["channels"]), mean, std)
+
+
+def measure(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, of pixels scaled to [0, 1].
+
+    Args:
+        images: uint8, (N, C, H, W), at least one image.
+
+    Returns:
+        C means and C standard deviations; the latter are at least 1/255, so that dividing by them is safe.
+    """
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in images.unbind(1):
+        # A histogram of the 256 levels is exact and needs no float copy of the images.
+        counts = sum(torch.bincount(chunk.flatten(), minlength=256).cpu() for chunk in channel.split(_CHUNK))
+        shares = counts / channel.numel()
+        mean = (shares * levels).sum()
+        means.append(float(mean))
+        stds.append(max(float((shares * (levels - mean) ** 2).sum().sqrt()), 1 / 255))
+    return tuple(means), tuple(stds)

@@ -1,0 +1,150 @@
+"""Labelled images from any kind of source, checked before any long work."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from dha.data.archives import open_archive, open_archives
+from dha.data.arrays import open_arrays
+from dha.data.digits import open_digits
+from dha.data.folders import open_folder
+from dha.data.hub import is_dataset_directory, open_dataset, open_dataset_directory, open_hub
+from dha.data.images import LabelledImages
+from dha.data.labels import Classes, encode, find_classes
+from dha.data.parts import OnBadImage, Part, Parts
+from dha.errors import DhaError
+
+LARGEST_DEFAULT_SIZE = 64
+SMALLEST_SIZE = 4
+
+_KINDS = (
+    'a path (folder of class folders, .npz file, folder of train*.npz, saved data set), "digits", a name on the '
+    "Hugging Face Hub, an array or tensor with labels, a list of Pillow images with labels, a datasets.Dataset or "
+    "DatasetDict"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled images in memory, all of one size and number of channels.
+
+    `classes[k]` is the class with number k; `skipped` counts images left out because they could not be read.
+    """
+
+    name: str
+    train: LabelledImages
+    validation: LabelledImages | None
+    test: LabelledImages | None
+    classes: Classes
+    skipped: int = 0
+
+
+def load_source(
+    source: Any,
+    labels: Any = None,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    classes: Sequence[str] | Sequence[int] | None = None,
+    on_bad_image: OnBadImage = "error",
+) -> Source:
+    """Read labelled images into memory.
+
+    Args:
+        source: a path, "digits", a name on the Hugging Face Hub, images as array, tensor or list of Pillow images, or
+            a `datasets.Dataset` or `DatasetDict`. "digits" is the built-in data set; a folder of that name is ./digits.
+        labels: (N,), whole numbers or strings; for arrays and lists only.
+        image_size: side of the images in pixels, at least 4; None for the (median) shorter side of the training
+            images, at most 64.
+        channels: 1 (grey) or 3 (RGB); None for 1 if the training images are grey, else 3.
+        classes: number labels by this order, as a saved model does; None for the classes of the training images.
+        on_bad_image: "error", or "skip" to leave out images that cannot be read.
+
+    Returns:
+        The parts that the source has; without a train part of its own, all images are the train part.
+
+    Raises:
+        DhaError: if the source is missing, empty or of no known kind, labels do not match images, there are fewer than
+            two classes, a class is unknown, or an image cannot be read.
+    """
+    if image_size is not None:
+        _check_size(image_size, "image_size")
+    if channels not in (None, 1, 3):
+        raise DhaError(f"channels is {channels}; pass 1 (grey) or 3 (RGB)")
+    if on_bad_image not in ("error", "skip"):
+        raise DhaError(f"on_bad_image is {on_bad_image!r}; pass 'error' or 'skip'")
+    parts = _open(source, labels)
+    known = find_classes(parts.train.labels, parts.declared) if classes is None else cast(Classes, tuple(classes))
+    if len(known) < 2:
+        raise DhaError(f"{parts.train.place} has {len(known)} class {known}; at least 2 are needed to tell apart")
+    # All labels are checked before the first image is decoded.
+    numbers = {
+        name: encode(part.labels, known, part.place, parts.train.place if classes is None else "the model")
+        for name, part in _present(parts)
+    }
+    if image_size is None or channels is None:
+        own_channels, own_size = parts.train.geometry()
+        channels = channels or own_channels
+        image_size = image_size or _check_size(min(LARGEST_DEFAULT_SIZE, own_size), f"images in {parts.train.place}")
+    loaded: dict[str, LabelledImages] = {}
+    skipped = 0
+    for name, part in _present(parts):
+        images, kept = part.read(channels, image_size, on_bad_image)
+        skipped += len(part.labels) - len(kept)
+        loaded[name] = LabelledImages(images, numbers[name][kept])
+        _check_readable(numbers[name], loaded[name], known, part.place)
+    return Source(parts.name, loaded["train"], loaded.get("validation"), loaded.get("test"), known, skipped)
+
+
+def _open(source: Any, labels: Any) -> Parts:
+    if isinstance(source, np.ndarray | torch.Tensor | list | tuple):
+        return open_arrays(source, labels)
+    if labels is not None:
+        raise DhaError(f"labels were given along with a {type(source).__name__}; give them only with arrays or lists")
+    if isinstance(source, str | Path):
+        return _open_named(source)
+    if type(source).__module__.split(".")[0] == "datasets":
+        return open_dataset(source)
+    raise DhaError(f"the source is a {type(source).__name__}; pass {_KINDS}")
+
+
+def _open_named(source: str | Path) -> Parts:
+    if source == "digits":
+        return open_digits()
+    path = Path(source).expanduser()
+    if str(source) and path.is_dir():
+        if next(path.glob("train*.npz"), None):
+            return open_archives(path)
+        return open_dataset_directory(path) if is_dataset_directory(path) else open_folder(path)
+    if path.is_file():
+        if path.suffix.lower() != ".npz":
+            raise DhaError(f"{path} is a file, but not an .npz archive; pass {_KINDS}")
+        return open_archive(path)
+    # The Hub has names "set" and "owner/set"; anything else was meant as a path.
+    if isinstance(source, str) and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) and path.suffix.lower() != ".npz":
+        return open_hub(source)
+    raise DhaError(f"{str(source)!r}: no such file or folder; pass {_KINDS}")
+
+
+def _present(parts: Parts) -> list[tuple[str, Part]]:
+    named = (("train", parts.train), ("validation", parts.validation), ("test", parts.test))
+    return [(name, part) for name, part in named if part is not None]
+
+
+def _check_size(size: int, what: str) -> int:
+    if size < SMALLEST_SIZE:
+        raise DhaError(f"{what}: {size} pixels; pass an image_size of at least {SMALLEST_SIZE}")
+    return size
+
+
+def _check_readable(numbers: torch.Tensor, read: LabelledImages, classes: Classes, place: str) -> None:
+    lost = sorted(set(numbers.tolist()) - set(read.labels.tolist()))
+    if lost:
+        raise DhaError(
+            f"{place}: no image of class {classes[lost[0]]!r} could be read; replace them or remove the class"
+        )

@@ -1,0 +1,67 @@
+"""What a person sees: a live line while a run goes on, and a summary when it has ended."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from dha.fit import Run
+
+
+class Display:
+    """A live progress bar on standard error with the metrics of the latest epoch; a context manager."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("[bold]dha"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            console=console,
+        )
+        self.task = self.bar.add_task("", total=1.0, metrics="reading images")
+        self.next_update = 0.0
+
+    def __enter__(self) -> "Display":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def update(self, progress: float, row: dict[str, Any]) -> None:
+        """Show the share of the run that is over and the latest row of metrics; cheap enough to be called every step."""
+        now = time.monotonic()
+        if now < self.next_update and progress < 1:
+            return
+        self.next_update = now + 0.2
+        metrics = "first epoch"
+        if row:
+            metrics = (
+                f"epoch {row['epoch']}  loss {row['train_loss']:.3f}  validation {100 * row['validation_accuracy']:.2f} %"
+                f"  lr {row['learning_rate']:.3g}" + ("  searching" if row["searching"] else "")
+            )
+        self.bar.update(self.task, completed=progress, metrics=metrics)
+
+
+def summary(run: Run, out: str | Path) -> str:
+    """Return the closing lines: test accuracy, architecture, policy, hyper-parameters, and where the model lies."""
+    first, last = run.history[0], run.history[-1]
+    lines = [
+        f"architecture: {run.model.network.genotype}",
+        f"learning rate: {run.config.hyperparameters.learning_rate:g} -> {last['learning_rate']:g} (peak of the schedule)",
+        f"weight decay: {run.config.hyperparameters.weight_decay:g} -> {last['weight_decay']:g}",
+    ]
+    if last["policy_top_pairs"]:
+        lines.append(
+            f"policy: entropy {first['policy_entropy']} -> {last['policy_entropy']} nats; {last['policy_top_pairs']}"
+        )
+    lines.append(f"time: {run.seconds:.1f} s, {len(run.history)} epochs")
+    if run.test_accuracy is not None:
+        lines.append(f"test accuracy: {100 * run.test_accuracy:.2f} %")
+    lines.append(f"model: {Path(out) / 'model'}")
+    return "\n".join(lines)

@@ -1,0 +1,63 @@
+"""Devices and precision through Lightning Fabric, and copies to the host that nothing has to wait for."""
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from dha.errors import DhaError
+
+
+def make_fabric(device: str, precision: str, image_size: int) -> Fabric:
+    """Return a launched Fabric for one device.
+
+    Args:
+        device: "auto" (CUDA, then Apple's MPS, then CPU), "cpu", "cuda" or "mps".
+        precision: "32", "bf16" (autocast), or "auto": bf16 where the hardware computes in it and images are large enough to gain.
+        image_size: side of the images in pixels.
+
+    Raises:
+        DhaError: if the device is not there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next(d for d in ("cuda", "mps", "cpu") if there[d])
+    if not there[device]:
+        raise DhaError(
+            f"device={device!r} is not on this machine: choose from {', '.join(d for d in there if there[d])}"
+        )
+    if precision == "auto":
+        precision = "bf16" if image_size >= 24 and _computes_in_bf16(device) else "32"
+    options: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
+    fabric = Fabric(accelerator=device, devices=1, precision=options[precision])
+    fabric.launch()
+    return fabric
+
+
+def _computes_in_bf16(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without these instructions a CPU emulates bfloat16, slower than float32.
+    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+class HostCopy:
+    """A copy of a tensor on the host that is under way while the program goes on."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.event = None
+        self.copy = tensor
+        if tensor.is_cuda:
+            self.copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self.copy.copy_(tensor, non_blocking=True)
+            self.event = torch.cuda.Event()
+            self.event.record()
+        elif tensor.device.type != "cpu":
+            self.copy = tensor.cpu()
+
+    def wait(self) -> Tensor:
+        """Return the copy once it is complete."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.copy

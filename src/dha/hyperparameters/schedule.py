@@ -1,0 +1,42 @@
+"""The base schedule of the learning rate, and a positive hyper-parameter that is learned on top of it."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def cosine_schedule(progress: float, warmup: float = 0.05) -> float:
+    """Return the share of the peak learning rate at ``progress`` in [0, 1] of the run: linear warm-up, then a half cosine to 0.
+
+    Source: SGDR (Loshchilov & Hutter, ICLR 2017) without restarts; warm-up of Goyal et al., 2017.
+    """
+    if progress < warmup:
+        return max(progress / warmup, 0.01)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+
+
+class LearnedScalar:
+    """A positive hyper-parameter that moves in log space by a bounded step, so that no scale has to be known.
+
+    Hypergradients of learning rate and weight decay differ by orders of magnitude between tasks and moments, and a plain gradient step on them
+    explodes, vanishes or leaves the positive numbers. Their sign and relative strength are reliable: the cosine of the angle between
+    the validation gradient and the direction the hyper-parameter acts along, in [-1, 1].
+
+    Args:
+        initial: the value it starts with, > 0.
+        low, high: the box it stays in; widened to hold ``initial``.
+        device: where the value lives, so that reading it in a step needs no synchronisation.
+
+    Attributes:
+        value: the current value, a float32 tensor without dimensions.
+    """
+
+    def __init__(self, initial: float, low: float, high: float, device: torch.device | str = "cpu") -> None:
+        self.low, self.high = min(low, initial), max(high, initial)
+        self.value = torch.tensor(float(initial), device=device)
+
+    @torch.no_grad()
+    def move(self, direction: Tensor, rate: float) -> None:
+        """Multiply the value by ``exp(rate * direction)``, for a ``direction`` in [-1, 1], and keep it in the box."""
+        self.value.mul_(torch.exp(rate * direction.nan_to_num())).clamp_(self.low, self.high)

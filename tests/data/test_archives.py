@@ -1,0 +1,109 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dha.data import load_source
+from dha.errors import DhaError
+
+
+def save(path: Path, first: int, count: int = 4, side: int = 8, **changes: Any) -> None:
+    """Save images whose grey level is their number, with labels that alternate."""
+    x = np.broadcast_to(np.arange(first, first + count, dtype=np.uint8)[:, None, None], (count, side, side))
+    np.savez(path, **{"x": x, "y": np.arange(first, first + count) % 2, **changes})
+
+
+def levels(images: torch.Tensor) -> list[int]:
+    return images[:, 0, 0, 0].tolist()
+
+
+def test_one_file(tmp_path: Path):
+    save(tmp_path / "a.npz", 0)
+    source = load_source(str(tmp_path / "a.npz"))
+    assert levels(source.train.images) == [0, 1, 2, 3]
+    assert source.train.labels.tolist() == [0, 1, 0, 1]
+    assert source.classes == (0, 1)
+    assert source.name.endswith("a.npz")
+
+
+def test_the_other_keys(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=["u", "v"])
+    source = load_source(tmp_path / "a.npz")
+    assert source.classes == ("u", "v")
+    assert source.train.images.shape == (2, 3, 8, 8)
+
+
+def test_a_folder_is_joined_in_sorted_order(tmp_path: Path):
+    save(tmp_path / "train-1.npz", 10)
+    save(tmp_path / "train-0.npz", 0)
+    save(tmp_path / "val.npz", 20, count=2)
+    save(tmp_path / "test.npz", 30, count=3)
+    source = load_source(tmp_path)
+    assert source.validation is not None
+    assert source.test is not None
+    assert levels(source.train.images) == [0, 1, 2, 3, 10, 11, 12, 13]
+    assert levels(source.validation.images) == [20, 21]
+    assert levels(source.test.images) == [30, 31, 32]
+    assert source.test.labels.tolist() == [0, 1, 0]
+
+
+def test_a_folder_needs_no_validation_and_test(tmp_path: Path):
+    save(tmp_path / "train.npz", 0)
+    source = load_source(tmp_path)
+    assert (source.validation, source.test) == (None, None)
+
+
+def test_missing_keys_are_named_with_those_found(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", data=np.zeros(3), y=np.zeros(3))
+    with pytest.raises(DhaError, match=r"a\.npz holds the keys \['data', 'y'\]; it needs x and y"):
+        load_source(tmp_path / "a.npz")
+
+
+def test_bad_arrays_are_named_with_their_file(tmp_path: Path):
+    path = tmp_path / "a.npz"
+    save(path, 0, x=np.full((4, 8, 8), 2.0))
+    with pytest.raises(DhaError, match=r"a\.npz: x\[0, 0, 0, 0\] is 2\.0"):
+        load_source(path)
+    save(path, 0, y=np.arange(3))
+    with pytest.raises(DhaError, match=r"a\.npz: y are 3, but there are 4 images"):
+        load_source(path)
+
+
+def test_objects_are_never_unpickled(tmp_path: Path):
+    save(tmp_path / "a.npz", 0, y=np.array(["a", "b", "a", None]))
+    with pytest.raises(DhaError, match=r"a\.npz: y cannot be read .*Python objects are refused.*astype\(str\)"):
+        load_source(tmp_path / "a.npz")
+
+
+def test_files_that_are_no_archives(tmp_path: Path):
+    path = tmp_path / "a.npz"
+    path.write_text("text")
+    with pytest.raises(DhaError, match=r"a\.npz cannot be read as an \.npz archive"):
+        load_source(path)
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(DhaError, match=r"a\.npz holds a single array"):
+        load_source(path)
+    save(path, 0)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DhaError, match=r"a\.npz cannot be read"):
+        load_source(path)
+
+
+def test_files_of_one_part_must_fit_together(tmp_path: Path):
+    save(tmp_path / "train-0.npz", 0)
+    save(tmp_path / "train-1.npz", 0, side=9)
+    with pytest.raises(DhaError, match=r"train-1\.npz holds images of shape \(1, 9, 9\).*train-0\.npz \(1, 8, 8\)"):
+        load_source(tmp_path)
+    save(tmp_path / "train-1.npz", 0, y=["a", "b", "a", "b"])
+    with pytest.raises(DhaError, match=r"train-1\.npz and .*train-0\.npz mix strings and numbers"):
+        load_source(tmp_path)
+
+
+def test_classes_of_the_test_part_must_be_known(tmp_path: Path):
+    save(tmp_path / "train.npz", 0)
+    save(tmp_path / "test.npz", 0, y=[0, 1, 7, 1])
+    with pytest.raises(DhaError, match=r"class 7 in .*test\.npz is not among the 2 classes of .*train\.npz \(0, 1\)"):
+        load_source(tmp_path)

@@ -1,0 +1,161 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import datasets.config
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dha.data import load_source
+from dha.errors import DhaError
+
+NAMES = ["zebra", "yak", "ant"]
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for read_at_import in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(read_at_import, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+
+
+def make(labels: list[int], first: int = 0, image: str = "image", label: str = "label") -> datasets.Dataset:
+    pictures = [Image.new("RGB", (10, 8), (first + i, 0, 0)) for i in range(len(labels))]
+    features = datasets.Features({image: datasets.Image(), label: datasets.ClassLabel(names=NAMES)})
+    return datasets.Dataset.from_dict({image: pictures, label: labels}, features=features)
+
+
+def levels(images: torch.Tensor) -> list[int]:
+    return images[:, 0, 0, 0].tolist()
+
+
+def test_dataset_with_image_and_class_label():
+    source = load_source(make([2, 0, 1, 0], image="photo", label="species"))
+    assert source.classes == ("zebra", "yak", "ant")
+    assert source.train.labels.tolist() == [2, 0, 1, 0]
+    assert levels(source.train.images) == [0, 1, 2, 3]
+    assert source.train.images.shape == (4, 3, 8, 8)
+    assert source.name == "dataset"
+
+
+def test_classes_without_images_are_left_out():
+    source = load_source(make([2, 0, 0, 2]))
+    assert source.classes == ("zebra", "ant")
+    assert source.train.labels.tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("validation", ["validation", "valid", "val", "dev"])
+def test_splits(validation: str):
+    parts = {"train": make([0, 1]), validation: make([1, 0], 10), "test": make([1], 20), "extra": make([2], 30)}
+    source = load_source(datasets.DatasetDict(**parts))
+    assert source.validation is not None
+    assert source.test is not None
+    assert levels(source.train.images) == [0, 1]
+    assert levels(source.validation.images) == [10, 11]
+    assert levels(source.test.images) == [20]
+
+
+def test_a_single_split_is_the_train_part_and_others_must_be_named():
+    assert len(load_source(datasets.DatasetDict({"all": make([0, 1])})).train) == 2
+    with pytest.raises(DhaError, match=r"has the splits \['one', 'two'\] but no train; rename"):
+        load_source(datasets.DatasetDict({"one": make([0, 1]), "two": make([0, 1])}))
+
+
+def test_unlabelled_test_splits_count_as_absent():
+    assert load_source(datasets.DatasetDict({"train": make([0, 1]), "test": make([-1, -1])})).test is None
+    with pytest.raises(DhaError, match=r"dataset test: label\[1\] is -1 \(no label\); filter"):
+        load_source(datasets.DatasetDict({"train": make([0, 1]), "test": make([0, -1])}))
+    with pytest.raises(DhaError, match=r"dataset train has no labels"):
+        load_source(make([-1, -1]))
+
+
+def test_saved_to_disk(tmp_path: Path):
+    make([2, 0, 1]).save_to_disk(tmp_path / "one")
+    source = load_source(tmp_path / "one")
+    assert (source.classes, levels(source.train.images)) == (("zebra", "yak", "ant"), [0, 1, 2])
+    datasets.DatasetDict({"train": make([2, 0]), "test": make([0], 10)}).save_to_disk(tmp_path / "two")
+    source = load_source(str(tmp_path / "two"))
+    assert source.test is not None
+    assert (len(source.train), levels(source.test.images)) == (2, [10])
+
+
+def test_parquet_directory(tmp_path: Path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    make([2, 0, 1]).to_parquet(folder / "train.parquet")
+    make([1], 10).to_parquet(folder / "test.parquet")
+    source = load_source(folder)
+    assert source.test is not None
+    assert (source.classes, levels(source.train.images)) == (("zebra", "yak", "ant"), [0, 1, 2])
+    assert levels(source.test.images) == [10]
+
+
+def test_images_with_metadata(tmp_path: Path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for level in range(3):
+        Image.new("L", (8, 8), level).save(folder / f"{level}.png")
+    rows = [{"file_name": f"{level}.png", "label": label} for level, label in enumerate("uvu")]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = load_source(folder)
+    assert source.classes == ("u", "v")
+    assert dict(zip(levels(source.train.images), source.train.labels.tolist(), strict=True)) == {0: 0, 1: 1, 2: 0}
+
+
+def test_arrays_and_plain_labels():
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3))
+    source = load_source(datasets.Dataset.from_dict({"img": pixels.tolist(), "target": ["b", "a", "b"]}))
+    assert source.classes == ("a", "b")
+    assert np.array_equal(source.train.images.numpy(), pixels.transpose(0, 3, 1, 2))
+
+
+def test_fine_labels_win_over_coarse_ones():
+    dataset = make([0, 1, 2], label="fine_label").add_column("other", [5, 5, 5])
+    coarse = datasets.ClassLabel(names=["x", "y"])
+    dataset = dataset.add_column("coarse_label", [0, 0, 1]).cast_column("coarse_label", coarse)
+    assert load_source(dataset).classes == ("zebra", "yak", "ant")
+
+
+def test_broken_images_are_named_or_skipped():
+    cells: list[Any] = [{"bytes": b"no image", "path": None}, None]
+    good = make([0, 1, 2]).cast_column("image", datasets.Image(decode=False))
+    bad = datasets.Dataset.from_dict({"image": cells, "label": [0, 1]}, features=good.features)
+    dataset = datasets.concatenate_datasets([good, bad]).cast_column("image", datasets.Image())
+    with pytest.raises(DhaError, match=r"dataset train\[3\] cannot be read as an image"):
+        load_source(dataset)
+    source = load_source(dataset, on_bad_image="skip")
+    assert (source.skipped, levels(source.train.images)) == (2, [0, 1, 2])
+
+
+def test_missing_columns_are_named():
+    with pytest.raises(DhaError, match=r"no image column .*\['label', 'text'\]; rename it to 'image'"):
+        load_source(datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}))
+    with pytest.raises(DhaError, match=r"no label column .*\['image', 'kind'\]; rename it to 'label'"):
+        load_source(make([0, 1]).rename_column("label", "kind").cast_column("kind", datasets.Value("int64")))
+    with pytest.raises(DhaError, match="dataset train holds no images"):
+        load_source(make([]))
+
+
+def test_streams_are_refused():
+    with pytest.raises(DhaError, match=r"IterableDataset; pass a datasets\.Dataset"):
+        load_source(make([0, 1]).to_iterable_dataset())
+
+
+def test_unreachable_names_say_what_was_tried():
+    with pytest.raises(
+        DhaError,
+        match=r"'nobody/nothing' is no file or folder here, and loading it .*Hub failed .*OfflineMode.*network",
+    ):
+        load_source("nobody/nothing")
+
+
+def test_directories_that_cannot_be_loaded(tmp_path: Path):
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(DhaError, match=r"cannot be loaded as a Hugging Face data set .*save_to_disk"):
+        load_source(tmp_path)

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dha.data import LabelledImages, convert_channels, read_image, resize_arrays
+from dha.errors import DhaError
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def as_pil(image: torch.Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def test_select_keeps_images_and_labels_together():
+    data = LabelledImages(torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1), torch.tensor([10, 11, 12, 13]))
+    chosen = data.select([3, 1])
+    assert chosen.labels.tolist() == [13, 11]
+    assert chosen.images.flatten().tolist() == [3, 1]
+    assert data.select(np.array([True, False, False, True])).labels.tolist() == [10, 13]
+    assert len(data.select([])) == 0
+    image, label = data[2]
+    assert (int(image), label) == (2, 12)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64), r"float32 of shape \(2, 1, 4, 4\); pass uint8"),
+        (torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), r"\(2, 4, 4\)"),
+        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), r"\(3,\); pass int64 .*\(2,\)"),
+        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2), r"labels are float32"),
+    ],
+)
+def test_labelled_images_refuses_wrong_tensors(images: torch.Tensor, labels: torch.Tensor, message: str):
+    with pytest.raises(DhaError, match=message):
+        LabelledImages(images, labels)
+
+
+def test_resize_is_the_identity_at_the_right_size():
+    images = noise(3, 3, 8, 8)
+    assert resize_arrays(images, 8) is images
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(40, 24, 8), (24, 41, 10), (9, 6, 16), (12, 7, 7)])
+def test_resize_agrees_with_reading_the_same_image(height: int, width: int, size: int):
+    images = noise(2, 3, height, width)
+    resized = resize_arrays(images, size)
+    assert resized.shape == (2, 3, size, size)
+    for image, small in zip(images, resized, strict=True):
+        read = read_image(as_pil(image), 3, size)
+        assert (read.int() - small.int()).abs().max() <= 1
+
+
+def test_resize_of_many_images_fills_every_chunk():
+    images = torch.arange(2500).remainder(251).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    assert torch.equal(resize_arrays(images, 4), images[:, :, :4, :4])
+
+
+def test_convert_channels():
+    images = noise(2, 3, 5, 6)
+    assert convert_channels(images, 3) is images
+    grey = convert_channels(images, 1)
+    assert np.array_equal(grey[0, 0].numpy(), np.asarray(as_pil(images[0]).convert("L")))
+    assert torch.equal(convert_channels(grey, 3), torch.cat([grey, grey, grey], 1))

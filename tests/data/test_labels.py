@@ -1,0 +1,67 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dha.data.labels import check_labels, encode, find_classes
+from dha.errors import DhaError
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([3, 1], [3, 1]),
+        (("b", "a"), ["b", "a"]),
+        (np.array([3, 1], dtype=np.uint8), [3, 1]),
+        (torch.tensor([3, 1]), [3, 1]),
+        (np.array(["b", "a"], dtype=object), ["b", "a"]),
+        ([np.int64(3), 1], [3, 1]),
+        ([True, False], [1, 0]),
+        (np.array([True, False]), [1, 0]),
+    ],
+)
+def test_whole_numbers_and_strings_are_taken(labels: Any, expected: list[Any]):
+    assert check_labels(labels, 2, "labels").tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2, 3], "y are 3, but there are 2 images"),
+        ([[1], [2]], r"y have shape \(2, 1\); pass a 1-D array"),
+        ([[1], [2, 3]], r"y\[0\] is \[1\] \(list\)"),
+        (np.array([0.0, np.nan]), r"y\[1\] is missing \(nan\); label this image"),
+        (["a", None], r"y\[1\] is missing \(None\)"),
+        ([0.5, 1.0], r"y\[0\] is 0\.5 \(float\); pass whole numbers \(\.astype\(int\)\)"),
+        (["a", 1], "y mix strings and numbers"),
+        ([b"a", b"b"], r"y\[0\] is b'a' \(bytes\)"),
+        (7, r"y have shape \(\)"),
+    ],
+)
+def test_other_labels_are_refused(labels: Any, message: str):
+    with pytest.raises(DhaError, match=message):
+        check_labels(labels, 2, "y")
+
+
+def test_classes_are_sorted_python_values():
+    classes = find_classes(np.array([10, 2, 10, 2, 7], dtype=np.uint8))
+    assert classes == (2, 7, 10)
+    assert all(type(name) is int for name in classes)
+    assert find_classes(np.array(["pear", "fig", "pear"])) == ("fig", "pear")
+
+
+def test_declared_order_wins_and_absent_classes_are_left_out():
+    assert find_classes(np.array(["a", "z", "a"]), ["z", "m", "a"]) == ("z", "a")
+
+
+def test_encode_numbers_by_place():
+    assert encode(np.array(["b", "c", "b", "a"]), ("c", "a", "b"), "data", "model").tolist() == [2, 0, 2, 1]
+    assert encode(np.array([7, 3], dtype=np.uint8), (3, 7), "data", "model").tolist() == [1, 0]
+
+
+def test_encode_names_the_unknown_class():
+    with pytest.raises(
+        DhaError, match=r"class 'd' in the test part is not among the 2 classes of the model \('a', 'b'\)"
+    ):
+        encode(np.array(["a", "d"]), ("a", "b"), "the test part", "the model")
