@@ -16,7 +16,8 @@ from dha.model import TrainedModel, labelled_images
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """Learns to classify images: architecture, augmentation policy and hyper-parameters together with the weights, in one run.
+    """Learns to classify images: architecture, augmentation policy and hyper-parameters together with the weights, in
+    one run.
 
     The parameters are those of ``dha.Config``; none has to be set. ``ImageClassifier(budget="10m").fit("photos/")``.
 
@@ -35,8 +36,10 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
         """Train on labelled images.
 
         Args:
-            X: a folder of class folders, a ``.npz`` file, a folder with ``train*.npz``, "digits", a name on the Hugging Face Hub, a
-                ``datasets.Dataset``; or, with ``y``, an array (N, H, W[, C]) of uint8 or of floats in [0, 1], or a list of PIL images.
+            X: a folder of class folders, a ``.npz`` file, a folder with ``train*.npz``, "digits", a name on the Hugging
+            Face Hub, a
+                ``datasets.Dataset``; or, with ``y``, an array (N, H, W[, C]) of uint8 or of floats in [0, 1], or a list
+                of PIL images.
             y: one label per image, integers or strings, where X holds none itself.
             out: folder to write the run to; nothing is written when not given.
 
@@ -46,14 +49,15 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
         Raises:
             DhaError: for a bad setting, source or output folder, before any training.
         """
-        # Test images are only used where the source brings them: who hands over arrays keeps the test apart, as everywhere in scikit-learn.
+        # Test images are only used where the source brings them: who hands over arrays keeps the test apart, as
+        # everywhere in scikit-learn.
         result = run(X, y, config=self, out=out, hold_out_test=False)
         self._adopt(result.model)
         self.history_, self.test_accuracy_, self.config_ = result.history, result.test_accuracy, result.config
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
-        """Return the probability of each class, (N, classes), for an array, a list of PIL images or of paths, or one path."""
+        """Return the probability of each class, (N, classes), for an array, PIL images, or paths of image files."""
         preprocessing = self._fitted().preprocessing
         images = load_images(X, channels=preprocessing.channels, image_size=preprocessing.image_size)
         return self.model_.probabilities(images).numpy()

@@ -1,4 +1,4 @@
-"""Everything a run can be told, as one tree of dataclasses: the same names in Python, in YAML and on the command line."""
+"""Everything a run can be told, as one tree of dataclasses: the same names in Python, YAML and on the command line."""
 
 import math
 import re
@@ -13,7 +13,7 @@ PARTS = ("architecture", "augmentation", "hyperparameters")
 
 @dataclass
 class Section:
-    """Gives a dataclass scikit-learn's parameter access, so that ``set_params(architecture__channels=8)`` reaches into it."""
+    """Gives a dataclass scikit-learn's parameter access: ``set_params(architecture__channels=8)`` reaches into it."""
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the fields by name."""
@@ -35,6 +35,7 @@ class ArchitectureConfig(Section):
     Args:
         cells: number of cells; those at one and two thirds of the depth halve height and width.
         channels: channels of a node in the first cell.
+        resolution: largest side in pixels that cells work on; the stem halves images until they fit.
         nodes: nodes per cell.
         code_size: length of the compressed code of each node.
         penalty: weight of the L1 norm in the LASSO that recovers the sparse codes.
@@ -45,6 +46,7 @@ class ArchitectureConfig(Section):
 
     cells: int = 5
     channels: int = 16
+    resolution: int = 20
     nodes: int = 4
     code_size: int = 7
     penalty: float = 0.1
@@ -58,8 +60,10 @@ class AugmentationConfig(Section):
     """How the augmentation policy is learned.
 
     Args:
-        rule: "validation" (pairs whose images help the validation loss) or "adversarial" (pairs with high training loss).
-        structure: "slots" (one softmax for each of the two operations) or "pairs" (a free matrix over all ordered pairs).
+        rule: "validation" (pairs whose images help the validation loss) or "adversarial" (pairs with high training
+            loss).
+        structure: "slots" (one softmax for each of the two operations) or "pairs" (a free matrix over all ordered
+            pairs).
         identity: probability of leaving the image alone, in each of the two slots, at the start.
         learning_rate: of Adam on the logits.
     """
@@ -94,15 +98,17 @@ class Config:
     """The settings of a run.
 
     Args:
-        budget: wall-clock time for everything, "90s", "10m", "1.5h" or seconds. When neither this nor epochs is given, 40 ms per training
-            image, at least half a minute and at most 20 minutes.
+        budget: wall-clock time for everything, "90s", "10m", "1.5h" or seconds. When neither this nor epochs is given,
+            40 ms per training image, at least half a minute and at most 20 minutes.
         epochs: passes over the training images instead of a budget.
         space: the search space.
-        learn: which parts are learned beside the weights, separated by commas: architecture, augmentation, hyperparameters; or none.
+        learn: which parts are learned beside the weights, separated by commas: architecture, augmentation,
+            hyperparameters; or none.
         image_size: side in pixels that images are brought to; when not given, their own, at most 64.
         batch_size: images per step.
         every: policy and hyper-parameters learn from one validation batch every this many steps.
-        validation_fraction: share of the training images held out to learn policy and hyper-parameters, where the source has none.
+        validation_fraction: share of the training images held out to learn policy and hyper-parameters, where the
+            source has none.
         test_fraction: share of the images held out for the final test, where the source has no test images.
         seed: of weights, dictionaries, order of images and draws.
         device: "auto", "cpu", "cuda" or "mps".
@@ -201,6 +207,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("seed", 0, 2**31),
     ("architecture.cells", 1, 100),
     ("architecture.channels", 2, 4096),
+    ("architecture.resolution", 4, 2048),
     ("architecture.nodes", 1, 16),
     ("architecture.code_size", 1, 64),
     ("architecture.penalty", 1e-4, 10.0),

@@ -34,7 +34,7 @@ class Display:
         self.bar.stop()
 
     def update(self, progress: float, row: dict[str, Any]) -> None:
-        """Show the share of the run that is over and the latest row of metrics; cheap enough to be called every step."""
+        """Show the share of the run that is over and the latest row of metrics; cheap enough for every step."""
         now = time.monotonic()
         if now < self.next_update and progress < 1:
             return
@@ -42,19 +42,20 @@ class Display:
         metrics = "first epoch"
         if row:
             metrics = (
-                f"epoch {row['epoch']}  loss {row['train_loss']:.3f}  validation {100 * row['validation_accuracy']:.2f} %"
-                f"  lr {row['learning_rate']:.3g}" + ("  searching" if row["searching"] else "")
+                f"epoch {row['epoch']}  loss {row['train_loss']:.3f}"
+                f"  validation {100 * row['validation_accuracy']:.2f} %  lr {row['learning_rate']:.3g}"
+                + ("  searching" if row["searching"] else "")
             )
         self.bar.update(self.task, completed=progress, metrics=metrics)
 
 
 def summary(run: Run, out: str | Path) -> str:
     """Return the closing lines: test accuracy, architecture, policy, hyper-parameters, and where the model lies."""
-    first, last = run.history[0], run.history[-1]
+    first, last, start = run.history[0], run.history[-1], run.config.hyperparameters
     lines = [
         f"architecture: {run.model.network.genotype}",
-        f"learning rate: {run.config.hyperparameters.learning_rate:g} -> {last['learning_rate']:g} (peak of the schedule)",
-        f"weight decay: {run.config.hyperparameters.weight_decay:g} -> {last['weight_decay']:g}",
+        f"learning rate: {start.learning_rate:g} -> {last['learning_rate']:g} (peak of the schedule)",
+        f"weight decay: {start.weight_decay:g} -> {last['weight_decay']:g}",
     ]
     if last["policy_top_pairs"]:
         lines.append(

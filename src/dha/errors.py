@@ -2,4 +2,4 @@
 
 
 class DhaError(ValueError):
-    """Bad input, named before any long work starts: the message says which value, where it is, and what to do about it."""
+    """Bad input, found before any long work starts: the message names the value, the place and the remedy."""

@@ -2,21 +2,20 @@
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 from torch.nn import functional as F
 
 from dha import record
-from dha.architecture import CellNetwork, CellSearchNetwork
+from dha.architecture import CellSearchNetwork
 from dha.augmentation import PairPolicy
 from dha.config import Config, check, learned_parts, parse_budget
-from dha.data import Batches, LabelledImages, Preprocessing, Source, Splits, load_source, measure, sequential, split
+from dha.data import Batches, LabelledImages, Preprocessing, Splits, load_source, measure, sequential, split
 from dha.engine import Budget, make_fabric
 from dha.joint import JointTraining
 from dha.model import TrainedModel
@@ -48,7 +47,7 @@ class Run:
 
 def run(
     source: Any,
-    labels: Sequence[Any] | None = None,
+    labels: Any = None,
     *,
     config: Config,
     out: str | Path | None = None,
@@ -59,7 +58,8 @@ def run(
     """Train an image classifier, learning the parts that ``config.learn`` names jointly with its weights.
 
     Args:
-        source, labels: whatever ``dha.data.load_source`` takes.
+        source: labelled images, as ``dha.data.load_source`` takes them.
+        labels: one per image, where the source holds none itself.
         config: the settings; not changed.
         out: folder of the run, made here; nothing is written when not given.
         hold_out_test: whether test images are held out of a source that has none.
@@ -85,19 +85,17 @@ def run(
     preprocessing = Preprocessing(config.image_size or 0, splits.train.images.shape[1], *measure(splits.train.images))
 
     batches, joint = prepare(splits, preprocessing, config, fabric)
-    closing = (len(splits.validation) + len(splits.test or ())) / config.batch_size / 2
     budget = Budget(
         seconds=None if config.budget is None else parse_budget(config.budget),
         steps=(config.epochs or 0) * len(batches),
         started=started,
-        closing_steps=closing,
     )
     history = train(joint, batches, splits, budget, config, folder, started, watch)
 
     model = TrainedModel(joint.derived(), splits.classes, preprocessing)
     accuracy = None
     if splits.test is not None:
-        _, accuracy = evaluate(joint.network, splits.test, preprocessing, config.batch_size, fabric.device)
+        _, accuracy = evaluate(model.network, splits.test, preprocessing, config.batch_size, fabric.device)
     model.learned = record.learned(joint, history, accuracy)
     record.finish(folder, model, joint.codes)
     return Run(model, history, accuracy, time.monotonic() - started, config)
@@ -118,7 +116,7 @@ def resolve(config: Config, splits: Splits, fabric: Fabric) -> Config:
 def prepare(
     splits: Splits, preprocessing: Preprocessing, config: Config, fabric: Fabric
 ) -> tuple[Batches, JointTraining]:
-    """Build the training batches and everything that is learned from them; all randomness comes from ``config.seed``."""
+    """Build the training batches and all that is learned from them; all randomness comes from ``config.seed``."""
     order, held_out, draws = (torch.Generator().manual_seed(3 * config.seed + i) for i in range(3))
     batches = Batches(splits.train, config.batch_size, order, fabric.device, drop_last=True)
     validation = Batches(splits.validation, config.batch_size, held_out, fabric.device, drop_last=True).forever()
@@ -131,6 +129,7 @@ def prepare(
             preprocessing.image_size,
             cells=settings.cells,
             channels=settings.channels,
+            resolution=settings.resolution,
             nodes=settings.nodes,
             code_size=settings.code_size,
             penalty=settings.penalty,
@@ -179,9 +178,12 @@ def train(
                 watch(progress, history[-1] if history else {})
             if progress >= 1:
                 break
+        evaluating = time.monotonic()
         validation = evaluate(
-            joint.network, splits.validation, joint.preprocessing, config.batch_size, joint.fabric.device
+            joint.plain, splits.validation, joint.preprocessing, config.batch_size, joint.fabric.device
         )
+        closing = (len(splits.validation) + len(splits.test or ())) / len(splits.validation)
+        budget.closing = 1.0 + closing * (time.monotonic() - evaluating)
         history.append(
             record.row(joint, len(history) + 1, totals.tolist(), validation, changes, time.monotonic() - started)
         )
@@ -195,15 +197,14 @@ def train(
 
 @torch.no_grad()
 def evaluate(
-    network: Callable[[Tensor], Tensor] | torch.nn.Module,
+    network: torch.nn.Module,
     data: LabelledImages,
     preprocessing: Preprocessing,
     batch_size: int,
     device: torch.device,
 ) -> tuple[float, float]:
-    """Return mean cross-entropy and accuracy of a network, in evaluation mode, on labelled images."""
-    if isinstance(network, torch.nn.Module):
-        network.eval()
+    """Return mean cross-entropy and accuracy of a network on labelled images, in evaluation mode and float32."""
+    network.eval()
     totals = torch.zeros(2, device=device)
     for images, labels in sequential(data, 4 * batch_size, device):
         pixels = preprocessing.normalise(images.float() / 255).contiguous(memory_format=torch.channels_last)

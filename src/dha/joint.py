@@ -3,13 +3,17 @@
 Source: DHA (Zhou et al., TMLR 2022, arXiv 2109.05765), algorithm 1; the equations are in ``docs/design.md``, section 2.
 """
 
+# torch documents its `_foreach` functions but leaves them out of its type stubs.
+# pyright: reportPrivateImportUsage=false
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from dha.architecture import CellNetwork, CellSearchNetwork
 from dha.augmentation import PairPolicy, adversarial_gradient, alignments, standardise, validation_gradient
@@ -61,7 +65,7 @@ class JointTraining:
         self.plain = network.to(self.fabric.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.network = self.fabric.setup_module(self.plain)
         self.searching = isinstance(network, CellSearchNetwork)
-        self.norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.norms = [m for m in network.modules() if isinstance(m, BatchNorm)]
         self.weights = [p for name, p in network.named_parameters() if name != "codes.compressed"]
         # Fused, because that is the SGD of torch that reads a learning rate from the device without waiting for it.
         self.optimizer = torch.optim.SGD(
@@ -76,7 +80,8 @@ class JointTraining:
             )
 
     def step(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Train on one batch, and every ``config.every`` steps learn policy and hyper-parameters from a validation batch.
+        """Train on one batch, and every ``config.every`` steps learn policy and hyper-parameters from a validation
+        batch.
 
         Args:
             images: uint8, (N, C, H, W), on the device.
@@ -121,7 +126,7 @@ class JointTraining:
         return self.preprocessing.normalise(pixels).contiguous(memory_format=torch.channels_last)
 
     def _step_weights(self, active: Sequence[Tensor], progress: float) -> None:
-        gradients = [p.grad for p in active]
+        gradients = [p.grad for p in active if p.grad is not None]
         with torch.no_grad():
             # Not left to the optimiser: the coefficient is learned, and lives on the device.
             torch._foreach_add_(gradients, torch._foreach_mul(list(active), self.weight_decay.value))
@@ -174,12 +179,12 @@ class JointTraining:
 
 
 @contextmanager
-def running_statistics_kept(norms: Sequence[nn.Module]) -> Iterator[None]:
+def running_statistics_kept(norms: Sequence[BatchNorm]) -> Iterator[None]:
     """Let BatchNorm layers in training mode use batch statistics without recording them."""
     for norm in norms:
-        norm.track_running_stats = False  # pyright: ignore[reportAttributeAccessIssue]
+        norm.track_running_stats = False
     try:
         yield
     finally:
         for norm in norms:
-            norm.track_running_stats = True  # pyright: ignore[reportAttributeAccessIssue]
+            norm.track_running_stats = True

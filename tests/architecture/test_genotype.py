@@ -24,8 +24,8 @@ def test_reads_as_people_write_architectures():
     [
         ({"normal": [[[0, "conv_9x9"], [1, "skip"]]]}, "conv_9x9"),
         ({"normal": [[[0, "skip"], [2, "skip"]]]}, "input 2 of node 0"),
-        ({"cells": 10**9}, "cells=1000000000"),
-        ({"channels": 0}, "channels=0"),
+        ({"cells": 10**9}, "1000000000"),
+        ({"channels": 0}, "0, 20"),
         ({"reduction": None}, "genotype"),
     ],
 )

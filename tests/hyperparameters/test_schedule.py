@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ def test_schedule_warms_up_peaks_and_ends_at_zero():
     assert values.index(max(values)) == 100
     assert max(values) == 1
     assert values[-1] == pytest.approx(0, abs=1e-12)
-    assert all(a <= b for a, b in zip(values[:100], values[1:101], strict=True))
-    assert all(a >= b for a, b in zip(values[100:-1], values[101:], strict=True))
+    assert all(a <= b for a, b in pairwise(values[:101]))
+    assert all(a >= b for a, b in pairwise(values[100:]))
     assert values[550] == pytest.approx(0.5)
     assert cosine_schedule(0.0, warmup=0.0) == 1
 

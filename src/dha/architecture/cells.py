@@ -1,9 +1,10 @@
-"""The cell space: a DARTS-style network whose two kinds of cells are chosen by sparse codes while its weights are trained.
+"""The cell space: a DARTS-style network whose two kinds of cells are chosen by sparse codes while its weights are
+trained.
 
-Source: search space of DARTS (Liu et al., ICLR 2019); searched as in ISTA-NAS (arXiv 2010.06176) and DHA (arXiv 2109.05765).
+Source: search space of DARTS (Liu et al., ICLR 2019); searched as in ISTA-NAS (arXiv 2010.06176) and DHA (arXiv
+2109.05765).
 """
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -16,13 +17,10 @@ from dha.architecture.sparse import SparseCodes
 INPUTS_PER_NODE = 2
 
 
-def stem(channels_in: int, channels_out: int, image_size: int) -> nn.Sequential:
-    """Return the first layers: a 3x3 convolution, and one of stride 2 in front for every halving that a side above 40 pixels needs.
-
-    So 8 to 40 pixels are processed at full resolution, 64 at 32x32 and 224 at 28x28, the sizes common in the literature.
-    """
+def stem(channels_in: int, channels_out: int, image_size: int, resolution: int) -> nn.Sequential:
+    """Return a 3x3 convolution, after as many of stride 2 as bring a side to at most ``resolution`` pixels."""
     layers: list[nn.Module] = []
-    while image_size > 40:
+    while image_size > resolution:
         layers += [
             nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(channels_out),
@@ -37,7 +35,8 @@ class Cell(nn.Module):
     """One cell: two inputs brought to ``channels``, then nodes that add up operations on them and on earlier nodes.
 
     Args:
-        nodes: per node the (input, operation) pairs that exist as modules: the chosen ones, or all candidates of a search.
+        nodes: per node the (input, operation) pairs that exist as modules: the chosen ones, or all candidates of a
+            search.
         before_last, last: channels of the outputs of the two cells before.
         channels: channels of every node; the output concatenates all nodes.
         reduction: whether this cell halves height and width.
@@ -86,8 +85,9 @@ class CellNetwork(nn.Module):
         genotype: the architecture.
         channels_in: channels of the images.
         classes: number of outputs.
-        image_size: side of the images in pixels; decides how far the stem reduces.
-        candidates: the operations that exist as modules per node, for both kinds of cells; those of the genotype when not given.
+        image_size: side of the images in pixels; decides how often the stem halves them.
+        candidates: the operations that exist as modules per node, for both kinds of cells; those of the genotype when
+            not given.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class CellNetwork(nn.Module):
         self.genotype = genotype
         channels = genotype.channels
         before_last = last = 3 * channels
-        self.stem = stem(channels_in, last, image_size)
+        self.stem = stem(channels_in, last, image_size, genotype.resolution)
         self.cells = nn.ModuleList()
         self.reductions = [i in (genotype.cells // 3, 2 * genotype.cells // 3) for i in range(genotype.cells)]
         after_reduction = False
@@ -135,7 +135,8 @@ class CellSearchNetwork(CellNetwork):
 
     Args:
         channels_in, classes, image_size: as in ``CellNetwork``.
-        cells, channels, nodes: depth, channels of the first cell, and nodes per cell.
+        cells, channels, resolution: as in ``Genotype``.
+        nodes: nodes per cell.
         code_size, penalty, seed: as in ``SparseCodes``.
     """
 
@@ -147,6 +148,7 @@ class CellSearchNetwork(CellNetwork):
         *,
         cells: int = 5,
         channels: int = 16,
+        resolution: int = 20,
         nodes: int = 4,
         code_size: int = 7,
         penalty: float = 0.1,
@@ -162,7 +164,7 @@ class CellSearchNetwork(CellNetwork):
             penalty=penalty,
             seed=seed,
         )
-        super().__init__(_genotype(codes, cells, channels), channels_in, classes, image_size, candidates)
+        super().__init__(_genotype(codes, cells, channels, resolution), channels_in, classes, image_size, candidates)
         self.codes = codes
         self._rebuild = (channels_in, classes, image_size)
 
@@ -172,10 +174,11 @@ class CellSearchNetwork(CellNetwork):
         nodes = len(weights) // 2
         return self._forward(images, weights[:nodes], weights[nodes:])
 
-    def recover(self, tolerance: float) -> "list[float]":
+    def recover(self, tolerance: float) -> list[float]:
         """Recover the sparse codes, choose the operations anew, and return how far each node's code moved."""
         recovery = self.codes.recover(tolerance)
-        self.genotype = _genotype(self.codes, self.genotype.cells, self.genotype.channels)
+        now = self.genotype
+        self.genotype = _genotype(self.codes, now.cells, now.channels, now.resolution)
         return recovery.change
 
     @torch.no_grad()
@@ -194,8 +197,8 @@ class CellSearchNetwork(CellNetwork):
         return network.train(self.training)
 
 
-def _genotype(codes: SparseCodes, cells: int, channels: int) -> Genotype:
+def _genotype(codes: SparseCodes, cells: int, channels: int, resolution: int) -> Genotype:
     names = list(OPERATIONS)
     nodes = tuple(tuple((edge, names[operation]) for edge, operation in node) for node in codes.choices())
     half = len(nodes) // 2
-    return Genotype(nodes[:half], nodes[half:], cells, channels)
+    return Genotype(nodes[:half], nodes[half:], cells, channels, resolution)

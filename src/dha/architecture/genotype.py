@@ -15,16 +15,19 @@ class Genotype:
     """A network of the cell space.
 
     Attributes:
-        normal: per node the (input, operation) pairs it adds up; inputs 0 and 1 are the two cells before, 2.. are earlier nodes.
+        normal: per node the (input, operation) pairs it adds up; inputs 0 and 1 are the two cells before, 2.. are
+            earlier nodes.
         reduction: the same for the cells that halve height and width.
         cells: number of cells; the ones at one third and two thirds of the depth are reduction cells.
         channels: channels of a node in the first cell; they double at every reduction.
+        resolution: largest side in pixels that cells work on; the stem halves images until they fit.
     """
 
     normal: tuple[Node, ...]
     reduction: tuple[Node, ...]
     cells: int
     channels: int
+    resolution: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -38,15 +41,12 @@ class Genotype:
             DhaError: if a key is missing, an operation is unknown, an input does not exist, or a size is out of range.
         """
         try:
-            genotype = Genotype(
-                _nodes(data["normal"]), _nodes(data["reduction"]), int(data["cells"]), int(data["channels"])
-            )
+            sizes = [int(data[name]) for name in ("cells", "channels", "resolution")]
+            genotype = Genotype(_nodes(data["normal"]), _nodes(data["reduction"]), *sizes)
         except (KeyError, TypeError, ValueError) as error:
             raise DhaError(f"not a genotype of the cell space ({error!r}): expected what dha wrote") from error
-        if not (1 <= genotype.cells <= 100 and 1 <= genotype.channels <= 4096):
-            raise DhaError(
-                f"genotype with cells={genotype.cells}, channels={genotype.channels}: expected 1..100 and 1..4096"
-            )
+        if not (1 <= sizes[0] <= 100 and 1 <= sizes[1] <= 4096 and 4 <= sizes[2] <= 2048):
+            raise DhaError(f"genotype with cells, channels, resolution = {sizes}: expected 1..100, 1..4096, 4..2048")
         return genotype
 
     def __str__(self) -> str:

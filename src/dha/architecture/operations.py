@@ -1,13 +1,16 @@
 """The seven candidate operations of the cell space (DARTS, Liu et al., ICLR 2019, section 3.1).
 
-Every operation is an ``nn.Sequential`` whose last layer carries a per-channel or scalar ``weight``: a BatchNorm, or a ``Scale``.
-That is what lets a mixing weight of the search network be absorbed without changing the function (see ``absorb``).
+Every operation is an ``nn.Sequential`` whose last layer carries a per-channel or scalar ``weight``: a BatchNorm, or a
+``Scale``. That is what lets a mixing weight of the search network be absorbed without changing the function (see
+``absorb``).
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from dha.architecture.depthwise import DepthwiseConv2d
 
 
 class Scale(nn.Module):
@@ -49,10 +52,9 @@ def reduce_norm(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def _depthwise(channels: int, kernel: int, stride: int, dilation: int) -> list[nn.Module]:
-    padding = dilation * (kernel // 2)
     return [
         nn.ReLU(),
-        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
+        DepthwiseConv2d(channels, kernel, stride, dilation),
         nn.Conv2d(channels, channels, 1, bias=False),
         nn.BatchNorm2d(channels),
     ]

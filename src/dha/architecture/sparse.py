@@ -1,6 +1,7 @@
 """Architecture as a sparse code: which candidates a node uses is the support of the solution of a tiny LASSO.
 
-Source: ISTA-NAS (Yang et al., NeurIPS 2020, arXiv 2010.06176), sections 3.2 and 3.3; used by DHA (Zhou et al., TMLR 2022), section 3.3.
+Source: ISTA-NAS (Yang et al., NeurIPS 2020, arXiv 2010.06176), sections 3.2 and 3.3; used by DHA (Zhou et al., TMLR
+2022), section 3.3.
 """
 
 from collections.abc import Sequence
@@ -56,9 +57,10 @@ class Recovery:
 class SparseCodes(nn.Module):
     """The compressed codes b of a set of nodes, their dictionaries A, and the sparse codes z recovered from them.
 
-    A node chooses ``choose`` of its candidates, on distinct edges. Candidate ``e * operations + o`` is operation o on edge e. Only b is
-    trained. Weights come from one step of the ISTA iteration at z, ``w = A^T b - E^T z`` with ``E = A^T A - I`` (ISTA-NAS, eq. 8),
-    which equals z plus the soft threshold on the support of z and passes gradients to b.
+    A node chooses ``choose`` of its candidates, on distinct edges. Candidate ``e * operations + o`` is operation o on
+    edge e. Only b is trained. Weights come from one step of the ISTA iteration at z, ``w = A^T b - E^T z`` with ``E =
+    A^T A - I`` (ISTA-
+    NAS, eq. 8), which equals z plus the soft threshold on the support of z and passes gradients to b.
 
     Args:
         edges: the number of edges that enter each node.
@@ -122,7 +124,8 @@ class SparseCodes(nn.Module):
 
     @torch.no_grad()
     def recover(self, tolerance: float) -> Recovery:
-        """Solve for z again from the current codes, choose anew, and freeze the nodes whose z moved at most ``tolerance``.
+        """Solve for z again from the current codes, choose anew, and freeze the nodes whose z moved at most
+        ``tolerance``.
 
         Frozen nodes keep code and choice. This is the only place where the host waits for the device.
         """
@@ -134,13 +137,13 @@ class SparseCodes(nn.Module):
         return Recovery(change.tolist(), self.frozen.tolist())
 
     def stop_frozen_gradients(self) -> None:
-        """Zero the gradient of the codes of frozen nodes, so that an optimiser without weight decay leaves them alone."""
+        """Zero the gradient of the codes of frozen nodes, so that an optimiser leaves them nearly alone."""
         if self.compressed.grad is not None:
             self.compressed.grad.masked_fill_(self.frozen[:, None], 0.0)
 
     def _best_on_distinct_edges(self) -> Tensor:
-        # |w| orders candidates by |z| on the support of z (it is |z| + penalty there) and by their correlation with the residual off it (at
-        # most penalty), so one number ranks all, also when z has fewer than `choose` non-zeros.
+        # |w| orders candidates by |z| on the support of z (it is |z| + penalty there) and by their correlation with the
+        # residual off it (at most penalty), so one number ranks all, also when z has fewer than `choose` non-zeros.
         score = self.all_weights().abs().masked_fill(~self.real, -1.0)
         edge = torch.arange(score.shape[1], device=score.device) // self.operations
         picks = []

@@ -1,5 +1,6 @@
 """Devices and precision through Lightning Fabric, and copies to the host that nothing has to wait for."""
 
+import logging
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ def make_fabric(device: str, precision: str, image_size: int) -> Fabric:
 
     Args:
         device: "auto" (CUDA, then Apple's MPS, then CPU), "cpu", "cuda" or "mps".
-        precision: "32", "bf16" (autocast), or "auto": bf16 where the hardware computes in it and images are large enough to gain.
+        precision: "32", "bf16" (autocast), or "auto": bf16 where the hardware computes in it and images are large
+            enough to gain.
         image_size: side of the images in pixels.
 
     Raises:
@@ -29,6 +31,8 @@ def make_fabric(device: str, precision: str, image_size: int) -> Fabric:
         )
     if precision == "auto":
         precision = "bf16" if image_size >= 24 and _computes_in_bf16(device) else "32"
+    # Fabric announces the precision in the middle of the progress display; it is in the saved settings.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     options: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
     fabric = Fabric(accelerator=device, devices=1, precision=options[precision])
     fabric.launch()

@@ -1,9 +1,11 @@
 """One-step hypergradients of SGD with momentum, in closed form.
 
-The step is ``m' = momentum * m + g + weight_decay * theta`` and ``theta' = theta - lr * m'``. With ``g_v`` the gradient of the validation loss at
-theta', the chain rule gives each derivative as an inner product, so no graph of the step is kept.
+The step is ``m' = momentum * m + g + weight_decay * theta`` and ``theta' = theta - lr * m'``. With ``g_v`` the gradient
+of the validation loss at theta', the chain rule gives each derivative as an inner product, so no graph of the step is
+kept.
 
-Source: DHA (Zhou et al., TMLR 2022), eq. 7-9; hypergradient descent (Baydin et al., ICLR 2018) is the case g_v = next training gradient.
+Source: DHA (Zhou et al., TMLR 2022), eq. 7-9; hypergradient descent (Baydin et al., ICLR 2018) is the case g_v = next
+training gradient.
 """
 
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ def dot(a: Tensors, b: Tensors) -> Tensor:
 
 def norm(a: Tensors) -> Tensor:
     """Return the Euclidean norm of a list of tensors, as a tensor without dimensions."""
-    return torch.stack(torch._foreach_norm(list(a))).norm()
+    return torch.stack(torch._foreach_norm(list(a))).norm()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def cosine(a: Tensors, b: Tensors) -> Tensor:

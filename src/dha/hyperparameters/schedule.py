@@ -7,7 +7,8 @@ from torch import Tensor
 
 
 def cosine_schedule(progress: float, warmup: float = 0.05) -> float:
-    """Return the share of the peak learning rate at ``progress`` in [0, 1] of the run: linear warm-up, then a half cosine to 0.
+    """Return the share of the peak learning rate at ``progress`` in [0, 1] of the run: linear warm-up, then a half
+    cosine to 0.
 
     Source: SGDR (Loshchilov & Hutter, ICLR 2017) without restarts; warm-up of Goyal et al., 2017.
     """
@@ -19,9 +20,10 @@ def cosine_schedule(progress: float, warmup: float = 0.05) -> float:
 class LearnedScalar:
     """A positive hyper-parameter that moves in log space by a bounded step, so that no scale has to be known.
 
-    Hypergradients of learning rate and weight decay differ by orders of magnitude between tasks and moments, and a plain gradient step on them
-    explodes, vanishes or leaves the positive numbers. Their sign and relative strength are reliable: the cosine of the angle between
-    the validation gradient and the direction the hyper-parameter acts along, in [-1, 1].
+    Hypergradients of learning rate and weight decay differ by orders of magnitude between tasks and moments, and a
+    plain gradient step on them explodes, vanishes or leaves the positive numbers. Their sign and relative strength are
+    reliable: the cosine of the
+    angle between the validation gradient and the direction the hyper-parameter acts along, in [-1, 1].
 
     Args:
         initial: the value it starts with, > 0.

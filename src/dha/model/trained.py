@@ -38,11 +38,18 @@ class TrainedModel:
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return the probability of each class, float32 (N, classes) on the CPU, for uint8 images (N, C, S, S) already at the model's size."""
+        """Return the probability of each class, float32 (N, classes) on the CPU.
+
+        Args:
+            images: uint8, (N, C, S, S), at the model's size.
+
+        Raises:
+            DhaError: if their size or number of channels is not the model's.
+        """
         if images.shape[1:] != (self.preprocessing.channels, *2 * (self.preprocessing.image_size,)):
             raise DhaError(
-                f"images of shape {tuple(images.shape[1:])}: this model takes {self.preprocessing.channels} channels at "
-                f"{self.preprocessing.image_size} pixels"
+                f"images of shape {tuple(images.shape[1:])}: this model takes {self.preprocessing.channels} channels "
+                f"at {self.preprocessing.image_size} pixels; read them with dha.data.load_images"
             )
         parts = [logits.float().softmax(1).cpu() for logits in self._logits(images)]
         return torch.cat(parts) if parts else torch.empty(0, len(self.classes))
@@ -55,7 +62,7 @@ class TrainedModel:
             yield self.network(pixels.contiguous(memory_format=torch.channels_last))
 
     def save(self, folder: str | Path) -> None:
-        """Write ``weights.safetensors`` and ``model.json`` to ``folder``, in place of what was there, never half of it."""
+        """Write ``weights.safetensors`` and ``model.json`` to ``folder``, in place of what was there."""
         description = {
             "format": FORMAT,
             "classes": list(self.classes),

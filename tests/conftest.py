@@ -1,0 +1,21 @@
+import pytest
+import torch
+
+from dha import ArchitectureConfig, Config
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    # Tests work on tiny images, where a second thread costs more than it brings, and several may run side by side.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small():
+    """A configuration that trains on digits in a second or two."""
+
+    def make(**settings):
+        architecture = ArchitectureConfig(cells=2, channels=4, nodes=2)
+        return Config(**{"epochs": 1, "device": "cpu", "architecture": architecture, **settings})
+
+    return make

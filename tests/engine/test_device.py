@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from dha import DhaError
+from dha.engine import HostCopy, make_fabric
+
+
+def test_automatic_choice_is_a_device_of_this_machine():
+    fabric = make_fabric("auto", "auto", image_size=8)
+    assert torch.ones(2, device=fabric.device).sum() == 2
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_that_of_the_forward_pass(precision, dtype):
+    fabric = make_fabric("cpu", precision, image_size=8)
+    with fabric.autocast():
+        assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_missing_device_is_named_with_those_that_are_there():
+    with pytest.raises(DhaError, match=r"device='cuda'.*cpu"):
+        make_fabric("cuda", "auto", image_size=8)
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
+)
+def test_host_copy_holds_the_values(device):
+    values = torch.arange(5.0, device=device)
+    copy = HostCopy(values).wait()
+    assert copy.device.type == "cpu"
+    assert copy.tolist() == [0, 1, 2, 3, 4]

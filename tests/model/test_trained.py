@@ -1,0 +1,91 @@
+import json
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+
+from dha import DhaError
+from dha.architecture import CellSearchNetwork
+from dha.data import Preprocessing
+from dha.model import TrainedModel, labelled_images
+
+
+@pytest.fixture
+def model():
+    network = CellSearchNetwork(1, 10, 8, cells=2, channels=4, nodes=2).derive().eval()
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return TrainedModel(network, tuple(range(10)), Preprocessing(8, 1, (0.3,), (0.4,)), {"results": {"epochs": 1}})
+
+
+def test_saved_and_loaded_models_agree_to_the_bit(model, tmp_path):
+    images = torch.randint(256, (300, 1, 8, 8), dtype=torch.uint8)
+    model.save(tmp_path / "model")
+    loaded = TrainedModel.load(tmp_path / "model")
+    assert torch.equal(loaded.probabilities(images), model.probabilities(images))
+    assert loaded.classes == model.classes
+    assert loaded.learned == model.learned
+    assert {f.name for f in (tmp_path / "model").iterdir()} == {"model.json", "weights.safetensors"}
+
+
+def test_probabilities_are_those_of_the_normalised_image(model):
+    images = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8)
+    with torch.no_grad():
+        oracle = model.network((images / 255 - 0.3) / 0.4).softmax(1)
+    torch.testing.assert_close(model.probabilities(images), oracle)
+    assert model.probabilities(images[:0]).shape == (0, 10)
+    with pytest.raises(DhaError, match="1 channels at 8 pixels"):
+        model.probabilities(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+
+
+def test_test_part_of_a_source_is_read_as_the_model_wants_it(model):
+    images, labels = labelled_images(model, "digits")
+    assert images.shape == (359, 1, 8, 8)
+    assert sorted(set(labels.tolist())) == list(range(10))
+    with pytest.raises(DhaError, match="11"):
+        labelled_images(model, images.squeeze(1).numpy(), [11] * 359)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(DhaError, match=r"nowhere is not a dha model.*folder `model`"):
+        TrainedModel.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("model.json", lambda f: f.write_text("{")),
+        ("model.json", lambda f: f.write_text("[]")),
+        ("model.json", lambda f: f.write_text(json.dumps({**json.loads(f.read_text()), "format": 99}))),
+        ("model.json", lambda f: f.write_text(json.dumps({**json.loads(f.read_text()), "classes": [0, 1]}))),
+        ("model.json", lambda f: f.write_text(json.dumps({**json.loads(f.read_text()), "genotype": {}}))),
+        ("weights.safetensors", lambda f: f.unlink()),
+        ("weights.safetensors", lambda f: f.write_bytes(f.read_bytes()[:-100])),
+        ("weights.safetensors", lambda f: safetensors.torch.save_file({"x": torch.zeros(1)}, f)),
+    ],
+)
+def test_damaged_models_are_refused(model, tmp_path, file, damage):
+    model.save(tmp_path / "model")
+    damage(tmp_path / "model" / file)
+    with pytest.raises(DhaError):
+        TrainedModel.load(tmp_path / "model")
+
+
+class Payload:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+@pytest.mark.parametrize("file", ["model.json", "weights.safetensors"])
+def test_a_pickle_in_place_of_a_file_is_not_run(model, tmp_path, file):
+    model.save(tmp_path / "model")
+    payload = pickle.dumps(Payload(tmp_path / "proof"))
+    (tmp_path / "model" / file).write_bytes(payload)
+    with pytest.raises(DhaError):
+        TrainedModel.load(tmp_path / "model")
+    assert not (tmp_path / "proof").exists()
+    pickle.loads(payload).close()
+    assert (tmp_path / "proof").exists(), "the payload works, so the test above can fail"
