@@ -64,7 +64,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable class of each image."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy on labelled images, in [0, 1]; of a source with a test part, on that part."""

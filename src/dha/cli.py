@@ -116,7 +116,3 @@ def _evaluate(options: Namespace, started: float) -> int:
     else:
         print(f"accuracy: {100 * accuracy:.2f} % of {len(labels)} images")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -83,14 +83,17 @@ class HyperparametersConfig(Section):
         weight_decay: L2 coefficient at the start.
         momentum: of SGD.
         warmup: share of the run in which the learning rate rises linearly.
-        rate: how far the logarithm of a learned value moves per update at full agreement of the gradients.
+        rate: how far the logarithm of a learned value moves per update at full agreement of the gradients; follows the
+            schedule.
+        resting_cosine: cosine between validation gradient and update at which the learning rate stays where it is.
     """
 
     learning_rate: float = 0.1
     weight_decay: float = 5e-4
     momentum: float = 0.9
     warmup: float = 0.05
-    rate: float = 0.2
+    rate: float = 1.0
+    resting_cosine: float = -0.02
 
 
 @dataclass(eq=False)
@@ -221,4 +224,5 @@ _RANGES: list[tuple[str, float, float]] = [
     ("hyperparameters.momentum", 0.0, 0.999),
     ("hyperparameters.warmup", 0.0, 0.9),
     ("hyperparameters.rate", 0.0, 10.0),
+    ("hyperparameters.resting_cosine", -1.0, 1.0),
 ]

@@ -106,15 +106,18 @@ class JointTraining:
             self.code_optimizer.zero_grad()
         # Candidates that the architecture does not use have no gradient: they neither move nor decay.
         active = [p for p in self.weights if p.grad is not None]
-        self._step_weights(active, progress)
+        settings = self.config.hyperparameters
+        schedule = cosine_schedule(progress, settings.warmup)
+        self._step_weights(active, schedule)
 
         if self.steps % self.config.every == 0:
             self._update_policy()
             held_out = self._held_out_gradient(active) if self.needs_validation else []
             if self.learns_hyperparameters:
                 updates = [self.optimizer.state[p]["momentum_buffer"] for p in active]
-                self.peak.move(cosine(held_out, updates), self.config.hyperparameters.rate)
-                self.weight_decay.move(cosine(held_out, active), self.config.hyperparameters.rate)
+                rate = settings.rate * schedule
+                self.peak.move(cosine(held_out, updates) - settings.resting_cosine, rate)
+                self.weight_decay.move(cosine(held_out, active), rate)
             if draws is not None:
                 signal = self._alignments(inputs, labels, active, held_out) if self.by_validation else losses.detach()
                 self.pending = draws.pairs, HostCopy(signal)
@@ -125,19 +128,19 @@ class JointTraining:
     def _normalise(self, pixels: Tensor) -> Tensor:
         return self.preprocessing.normalise(pixels).contiguous(memory_format=torch.channels_last)
 
-    def _step_weights(self, active: Sequence[Tensor], progress: float) -> None:
+    def _step_weights(self, active: Sequence[Tensor], schedule: float) -> None:
         gradients = [p.grad for p in active if p.grad is not None]
         with torch.no_grad():
             # Not left to the optimiser: the coefficient is learned, and lives on the device.
             torch._foreach_add_(gradients, torch._foreach_mul(list(active), self.weight_decay.value))
-        schedule = cosine_schedule(progress, self.config.hyperparameters.warmup)
         self.optimizer.param_groups[0]["lr"] = self.peak.value * schedule
         self.optimizer.step()
 
     def _held_out_gradient(self, active: Sequence[Tensor]) -> Sequence[Tensor]:
         images, labels = next(self.validation)
-        with running_statistics_kept(self.norms):
-            loss = F.cross_entropy(self.network(self._normalise(images.float() / 255)), labels)
+        # Past Fabric's wrapper, which wants every backward pass to be one of training.
+        with running_statistics_kept(self.norms), self.fabric.autocast():
+            loss = F.cross_entropy(self.plain(self._normalise(images.float() / 255)), labels)
         return torch.autograd.grad(loss, active)
 
     def _alignments(

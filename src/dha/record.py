@@ -108,6 +108,7 @@ def learned(joint: JointTraining, history: list[dict[str, Any]], test_accuracy: 
             "seconds": last.get("seconds"),
             "validation_accuracy": last.get("validation_accuracy"),
             "test_accuracy": test_accuracy,
+            "policy_top_pair": None if joint.policy is None else joint.policy.top_pairs(1)[0],
         },
     }
 

@@ -1,0 +1,7 @@
+"""``python -m dha`` is ``dha``."""
+
+import sys
+
+from dha.cli import main
+
+sys.exit(main())

@@ -1,0 +1,20 @@
+from dha.display import Display, summary
+from dha.fit import run
+
+
+def test_summary_tells_what_a_person_wants_to_know(small, tmp_path):
+    result = run("digits", config=small(epochs=2))
+    text = summary(result, tmp_path)
+    assert f"test accuracy: {100 * (result.test_accuracy or 0):.2f} %" in text
+    assert str(tmp_path / "model") in text
+    assert "learning rate: 0.1 -> " in text
+    assert str(result.model.network.genotype) in text
+
+
+def test_display_shows_the_metrics_of_the_latest_epoch(small, capsys):
+    with Display() as display:
+        run("digits", config=small(epochs=2), watch=display.update)
+    shown = capsys.readouterr().err
+    assert "100%" in shown
+    assert "epoch 1" in shown
+    assert "validation" in shown

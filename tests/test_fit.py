@@ -1,0 +1,111 @@
+import csv
+import dataclasses
+import json
+import time
+
+import pytest
+import torch
+import yaml
+
+from dha import DhaError
+from dha.data import load_source, split
+from dha.engine import make_fabric
+from dha.fit import resolve, run
+from dha.model import TrainedModel
+
+
+def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
+    out = tmp_path / "run"
+    result = run("digits", config=small(epochs=6, batch_size=32), out=out)
+    assert result.test_accuracy is not None
+    assert result.test_accuracy > 0.7
+
+    settings = yaml.safe_load((out / "config.yaml").read_text())
+    assert settings["image_size"] == 8
+    assert settings["device"] == "cpu"
+    assert settings["architecture"]["channels"] == 4
+    rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    for name in ("train_loss", "validation_loss", "validation_accuracy", "learning_rate", "weight_decay", "seconds"):
+        assert all(float(row[name]) > 0 for row in rows)
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert float(rows[-1]["policy_entropy"]) != float(rows[0]["policy_entropy"])
+    assert "identity>identity" in rows[0]["policy_top_pairs"]
+    assert [row["searching"] for row in rows] == ["1", "1", "0", "0", "0", "0"], (
+        "the search keeps to its share of the run"
+    )
+    changes = [sum(float(v) for k, v in row.items() if k.startswith("change_")) for row in rows]
+    assert changes[0] > 0
+    assert changes[-1] == 0
+
+    description = json.loads((out / "model" / "model.json").read_text())
+    assert description["classes"] == list(range(10))
+    assert len(description["schedule"]) == 6
+    assert description["results"]["test_accuracy"] == result.test_accuracy
+    assert set(description["policy"]) == {"operations", "structure", "logits"}
+    loaded = TrainedModel.load(out / "model")
+    assert loaded.network.genotype == result.model.network.genotype
+    assert not list(out.glob(".*")), "no partial files are left"
+
+
+def test_equal_seeds_give_equal_models_and_other_seeds_others(small):
+    def weights(seed):
+        return run("digits", config=small(seed=seed, learn="architecture,augmentation,hyperparameters")).model
+
+    first, second, other = weights(1), weights(1), weights(2)
+    assert first.network.genotype == second.network.genotype
+    state = second.network.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in first.network.state_dict().items())
+    assert not torch.equal(first.network.head.bias, other.network.head.bias)
+
+
+def test_a_budget_holds(small, tmp_path):
+    budget = 10
+    began = time.monotonic()
+    result = run("digits", config=small(epochs=None, budget=budget), out=tmp_path / "run")
+    assert budget - 5 < time.monotonic() - began < budget + 5
+    assert len(result.history) > 1
+    schedule = [row["scheduled_learning_rate"] for row in result.history]
+    assert schedule[-1] < 0.05 * max(schedule), "the schedule reaches its end within the budget"
+
+
+def test_nothing_set_means_a_budget_by_the_number_of_images(small):
+    splits = split(load_source("digits"), validation_fraction=0.1, test_fraction=0.0, seed=0)
+    fabric = make_fabric("cpu", "32", 8)
+    assert len(splits.train) == 1295
+    assert resolve(small(epochs=None), splits, fabric).budget == pytest.approx(0.04 * 1295)
+    assert resolve(small(epochs=3), splits, fabric).budget is None
+    few = dataclasses.replace(splits, train=splits.train.select(torch.arange(100)))
+    assert resolve(small(epochs=None), few, fabric).budget == 30
+
+
+@pytest.mark.parametrize(("rule", "structure"), [("adversarial", "slots"), ("validation", "pairs")])
+def test_other_rule_and_the_pair_matrix_of_the_paper(small, rule, structure):
+    config = small(learn="augmentation")
+    config.augmentation.set_params(rule=rule, structure=structure)
+    result = run("digits", config=config)
+    assert result.model.learned["policy"]["structure"] == structure
+    assert result.history[-1]["policy_entropy"] > 0
+
+
+def test_bfloat16_trains_too(small):
+    result = run("digits", config=small(precision="bf16", epochs=2))
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+    assert result.model.network.head.weight.dtype == torch.float32
+
+
+def test_a_folder_that_holds_a_run_is_refused_before_any_work(tmp_path, small):
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    with pytest.raises(DhaError, match="already holds a run"):
+        run("digits", config=small(), out=tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DhaError, match="is a file"):
+        run("digits", config=small(), out=tmp_path / "file")
+
+
+def test_errors_leave_no_folder(tmp_path, small):
+    with pytest.raises(DhaError, match="no such file or folder"):
+        run("./nowhere", config=small(), out=tmp_path / "run")
+    with pytest.raises(DhaError, match="batch_size=1"):
+        run("digits", config=small(batch_size=1), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

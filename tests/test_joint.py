@@ -1,0 +1,166 @@
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dha import HyperparametersConfig
+from dha.augmentation import PairPolicy
+from dha.data import Preprocessing, load_source, measure, split
+from dha.engine import make_fabric
+from dha.fit import prepare, resolve
+from dha.hyperparameters import cosine
+from dha.joint import JointTraining
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return split(load_source("digits"), validation_fraction=0.1, test_fraction=0.0, seed=0)
+
+
+def joint_training(splits, config):
+    fabric = make_fabric("cpu", "32", 8)
+    config = resolve(config, splits, fabric)
+    preprocessing = Preprocessing(8, 1, *measure(splits.train.images))
+    return prepare(splits, preprocessing, config, fabric)
+
+
+def test_the_step_is_sgd_of_torch_when_nothing_is_learned(splits, small):
+    settings = HyperparametersConfig(learning_rate=0.05, weight_decay=0.01, momentum=0.8, warmup=0.0)
+    batches, joint = joint_training(splits, small(learn="none", hyperparameters=settings))
+    oracle = copy.deepcopy(joint.plain).train()
+    optimizer = torch.optim.SGD(oracle.parameters(), lr=0.05, momentum=0.8, weight_decay=0.01)
+    joint.network.train()
+    for (images, labels), _ in zip(batches, range(6), strict=False):
+        losses, correct = joint.step(images, labels, progress=0.0)
+        inputs = joint.preprocessing.normalise(images / 255).contiguous(memory_format=torch.channels_last)
+        logits = oracle(inputs)
+        loss = F.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        torch.testing.assert_close(losses.mean(), loss.detach(), rtol=1e-4, atol=1e-5)
+        assert correct.float().mean() == (logits.argmax(1) == labels).float().mean()
+    for ours, theirs in zip(joint.plain.parameters(), oracle.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_learning_rate_moves_by_the_cosine_at_the_new_weights(splits, small):
+    settings = HyperparametersConfig(learning_rate=0.05, rate=0.3, resting_cosine=-0.1, warmup=0.0)
+    batches, joint = joint_training(splits, small(learn="hyperparameters", hyperparameters=settings))
+    held_out = next(iter(joint.validation))
+    joint.validation = iter([held_out])
+    joint.network.train()
+    joint.step(*next(iter(batches)), progress=0.0)
+    network = copy.deepcopy(joint.plain)
+    inputs = joint.preprocessing.normalise(held_out[0] / 255).contiguous(memory_format=torch.channels_last)
+    gradient = torch.autograd.grad(F.cross_entropy(network(inputs), held_out[1]), list(network.parameters()))
+    update = [joint.optimizer.state[p]["momentum_buffer"] for p in joint.plain.parameters()]
+    expected = 0.05 * torch.exp(0.3 * (cosine(gradient, update) + 0.1))
+    assert abs(expected - 0.05) > 1e-5
+    torch.testing.assert_close(joint.peak.value, expected, rtol=1e-4, atol=0)
+
+
+def test_running_statistics_see_training_images_only(splits, small):
+    batches, joint = joint_training(splits, small(every=1))
+    joint.network.train()
+    images, labels = next(iter(batches))
+    joint.step(images, labels, 0.0)
+    norm = joint.plain.stem[-1]
+    before = norm.running_mean.clone(), norm.running_var.clone()
+    held_out = next(joint.validation)
+    joint.validation = iter([(torch.full_like(held_out[0], 255), held_out[1])] * 2)
+    recorded = []
+    hook = norm.register_forward_hook(lambda module, inputs, output: recorded.append(module.track_running_stats))
+    joint.step(images, labels, 0.0)
+    hook.remove()
+    # One training pass that is recorded; one validation pass and two of the alignments that are not.
+    assert recorded == [True, False, False, False]
+    assert not torch.equal(norm.running_mean, before[0])
+    assert norm.track_running_stats
+
+
+@pytest.mark.parametrize("parts", ["none", "architecture", "augmentation", "hyperparameters"])
+def test_only_the_parts_asked_for_move(splits, small, parts):
+    batches, joint = joint_training(splits, small(learn=parts, every=1))
+    joint.network.train()
+    assert joint.searching == (parts == "architecture")
+    codes = joint.codes.compressed.detach().clone()
+    policy = None if joint.policy is None else joint.policy.to_dict()
+    peak = joint.peak.value.clone()
+    for (images, labels), _ in zip(batches, range(4), strict=False):
+        joint.step(images, labels, 0.2)
+    assert torch.equal(joint.codes.compressed, codes) == (parts != "architecture")
+    assert (joint.policy is not None) == (parts == "augmentation")
+    if joint.policy is not None:
+        assert joint.policy.to_dict() != policy
+    assert torch.equal(joint.peak.value, peak) == (parts != "hyperparameters")
+
+
+def test_unused_candidates_stay_as_they_are(splits, small):
+    batches, joint = joint_training(splits, small(learn="architecture"))
+    joint.network.train()
+    before = {name: p.detach().clone() for name, p in joint.plain.named_parameters()}
+    joint.step(*next(iter(batches)), progress=0.2)
+    moved = {name for name, p in joint.plain.named_parameters() if not torch.equal(p, before[name])}
+    genotype = joint.plain.genotype
+    for name in before:
+        if ".nodes." in name:
+            cell, node, operation = name.split(".")[1], int(name.split(".")[3]), name.split(".")[4]
+            kind = genotype.reduction if joint.plain.reductions[int(cell)] else genotype.normal
+            used = operation in {f"{source}-{o}" for source, o in kind[node]}
+            assert used == (name in moved), name
+
+
+def test_finishing_the_search_changes_nothing_that_the_network_computes(splits, small):
+    batches, joint = joint_training(splits, small())
+    images, labels = next(iter(batches))
+    joint.network.train()
+    for _ in range(5):
+        joint.step(images, labels, 0.2)
+    joint.recover()
+    joint.plain.eval()
+    inputs = joint.preprocessing.normalise(images / 255)
+    before = joint.plain(inputs)
+    joint.finish_search()
+    assert not joint.searching
+    torch.testing.assert_close(joint.plain.eval()(inputs), before, rtol=0, atol=1e-5)
+    joint.network.train()
+    joint.step(images, labels, 0.5)
+
+
+def test_policy_learns_the_one_operation_that_helps(splits, small):
+    # The validation images are negatives of the training images: inverting is what helps, and the policy must find out.
+    config = small(learn="augmentation", every=1)
+    batches, joint = joint_training(splits, config)
+    joint = JointTraining(
+        _search_network(config),
+        PairPolicy(operations=("identity", "invert", "translate_x"), identity_probability=0.5),
+        ((255 - images, labels) for images, labels in joint.validation),
+        joint.preprocessing,
+        joint.config,
+        joint.fabric,
+        torch.Generator().manual_seed(0),
+    )
+    joint.finish_search()
+    joint.policy_optimizer.param_groups[0]["lr"] = 0.1
+    assert joint.policy is not None
+    joint.network.train()
+
+    def inverted() -> float:
+        p = joint.policy.probabilities()  # pyright: ignore[reportOptionalMemberAccess]
+        return float(p[1].sum() + p[:, 1].sum() - 2 * p[1, 1])
+
+    before = inverted()
+    for _ in range(3):
+        for images, labels in batches:
+            joint.step(images, labels, 0.2)
+    assert before < 0.4
+    assert inverted() > before + 0.2
+
+
+def _search_network(config):
+    from dha.architecture import CellSearchNetwork
+
+    settings = config.architecture
+    return CellSearchNetwork(1, 10, 8, cells=settings.cells, channels=settings.channels, nodes=settings.nodes)
