@@ -135,3 +135,4 @@ def test_folders_of_photographs(classifier, tmp_path):
     assert classifier.score(tmp_path / "photos") > 0.9
     assert classifier.predict(tmp_path / "photos" / "dog" / "3.jpg") == ["dog"]
     assert (tmp_path / "run" / "model" / "model.json").exists()
+    assert classifier.test_accuracy_ is not None, "a folder is split as on the command line"

@@ -3,12 +3,15 @@ import dataclasses
 import json
 import time
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from dha import DhaError
 from dha.data import load_source, split
+from dha.display import summary
 from dha.engine import make_fabric
 from dha.fit import resolve, run
 from dha.model import TrainedModel
@@ -77,6 +80,31 @@ def test_nothing_set_means_a_budget_by_the_number_of_images(small):
     assert resolve(small(epochs=3), splits, fabric).budget is None
     few = dataclasses.replace(splits, train=splits.train.select(torch.arange(100)))
     assert resolve(small(epochs=None), few, fabric).budget == 30
+
+
+def test_a_budget_too_short_to_train_in_is_named(small):
+    with pytest.raises(DhaError, match=r"budget=0.001.*before training began.*more time"):
+        run("digits", config=small(epochs=None, budget=0.001))
+
+
+def test_gray_images_have_no_colour_operation(small):
+    policy = run("digits", config=small()).model.learned["policy"]
+    assert len(policy["operations"]) == 17
+    assert "color" not in policy["operations"]
+
+
+def test_skipped_files_are_counted(small, tmp_path):
+    pixels = np.random.default_rng(0).integers(256, size=(2, 12, 10, 10, 3), dtype=np.uint8)
+    for name, images in zip("ab", pixels, strict=True):
+        (tmp_path / name).mkdir()
+        for index, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{index}.png")
+    (tmp_path / "a" / "notes.jpg").write_text("not an image")
+    with pytest.raises(DhaError, match=r"notes.jpg.*--on-bad-image skip"):
+        run(tmp_path, config=small(batch_size=4))
+    result = run(tmp_path, config=small(batch_size=4, on_bad_image="skip"))
+    assert result.skipped == 1
+    assert "skipped: 1 file" in summary(result, tmp_path)
 
 
 @pytest.mark.parametrize(("rule", "structure"), [("adversarial", "slots"), ("validation", "pairs")])

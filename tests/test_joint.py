@@ -159,6 +159,17 @@ def test_policy_learns_the_one_operation_that_helps(splits, small):
     assert inverted() > before + 0.2
 
 
+def test_an_overflowing_loss_does_not_poison_the_policy(splits, small):
+    batches, joint = joint_training(splits, small(learn="augmentation", every=1))
+    assert joint.policy is not None
+    joint.network.train()
+    joint.step(*next(iter(batches)), progress=0.2)
+    assert joint.pending is not None
+    joint.pending[1].copy[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    joint.step(*next(iter(batches)), progress=0.2)
+    assert joint.policy.probabilities().isfinite().all()
+
+
 def _search_network(config):
     from dha.architecture import CellSearchNetwork
 

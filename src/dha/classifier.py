@@ -1,6 +1,5 @@
 """``ImageClassifier``: the whole of dha behind scikit-learn's estimator contract."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from sklearn.exceptions import NotFittedError
 
 from dha.config import Config
 from dha.data import load_images
+from dha.display import Display
 from dha.fit import run
 from dha.model import TrainedModel, labelled_images
 
@@ -26,22 +26,21 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
         classes_: the class labels, in the order of the columns of ``predict_proba``.
         genotype_: the architecture that was found.
         history_: one dictionary of metrics per epoch.
-        test_accuracy_: accuracy on the test images of the source, in [0, 1]; None when it has none.
+        test_accuracy_: accuracy on the test images of the source, in [0, 1]; None when images are given, not named.
+        skipped_: number of files left out because they are not images.
         config_: the settings with everything that was left open decided.
     """
 
-    def fit(
-        self, X: Any, y: Sequence[Any] | NDArray[Any] | None = None, *, out: str | Path | None = None
-    ) -> "ImageClassifier":
+    def fit(self, X: Any, y: Any = None, *, out: str | Path | None = None, progress: bool = True) -> "ImageClassifier":
         """Train on labelled images.
 
         Args:
             X: a folder of class folders, a ``.npz`` file, a folder with ``train*.npz``, "digits", a name on the Hugging
-            Face Hub, a
-                ``datasets.Dataset``; or, with ``y``, an array (N, H, W[, C]) of uint8 or of floats in [0, 1], or a list
-                of PIL images.
+                Face Hub, a ``datasets.Dataset``; or, with ``y``, an array (N, H, W[, C]) of uint8 or of floats in
+                [0, 1], or a list of PIL images.
             y: one label per image, integers or strings, where X holds none itself.
             out: folder to write the run to; nothing is written when not given.
+            progress: show a progress bar on standard error.
 
         Returns:
             This estimator.
@@ -49,11 +48,14 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
         Raises:
             DhaError: for a bad setting, source or output folder, before any training.
         """
-        # Test images are only used where the source brings them: who hands over arrays keeps the test apart, as
-        # everywhere in scikit-learn.
-        result = run(X, y, config=self, out=out, hold_out_test=False)
+        # What is named is split as on the command line, so that both give the same model. Who hands over images keeps
+        # the test apart, as everywhere in scikit-learn.
+        named = isinstance(X, str | Path)
+        with Display(shown=progress) as display:
+            result = run(X, y, config=self, out=out, hold_out_test=named, watch=display.update)
         self._adopt(result.model)
         self.history_, self.test_accuracy_, self.config_ = result.history, result.test_accuracy, result.config
+        self.skipped_ = result.skipped
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:

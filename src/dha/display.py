@@ -11,9 +11,13 @@ from dha.fit import Run
 
 
 class Display:
-    """A live progress bar on standard error with the metrics of the latest epoch; a context manager."""
+    """A live progress bar on standard error with the metrics of the latest epoch; a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        shown: False shows nothing.
+    """
+
+    def __init__(self, shown: bool = True) -> None:
         console = Console(stderr=True)
         self.bar = Progress(
             TextColumn("[bold]dha"),
@@ -22,6 +26,7 @@ class Display:
             TimeElapsedColumn(),
             TextColumn("{task.fields[metrics]}"),
             console=console,
+            disable=not shown,
         )
         self.task = self.bar.add_task("", total=1.0, metrics="reading images")
         self.next_update = 0.0
@@ -61,6 +66,8 @@ def summary(run: Run, out: str | Path) -> str:
         lines.append(
             f"policy: entropy {first['policy_entropy']} -> {last['policy_entropy']} nats; {last['policy_top_pairs']}"
         )
+    if run.skipped:
+        lines.append(f"skipped: {run.skipped} files that are not images")
     lines.append(f"time: {run.seconds:.1f} s, {len(run.history)} epochs")
     if run.test_accuracy is not None:
         lines.append(f"test accuracy: {100 * run.test_accuracy:.2f} %")

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from dha import record
 from dha.architecture import CellSearchNetwork
-from dha.augmentation import PairPolicy
+from dha.augmentation import OPERATIONS, PairPolicy
 from dha.config import Config, check, learned_parts, parse_budget
 from dha.data import Batches, LabelledImages, Preprocessing, Splits, load_source, measure, sequential, split
 from dha.engine import Budget, make_fabric
+from dha.errors import DhaError
 from dha.joint import JointTraining
 from dha.model import TrainedModel
 
@@ -35,6 +36,7 @@ class Run:
         history: one row of ``metrics.csv`` per epoch.
         test_accuracy: share of the test images classified correctly, in [0, 1]; None when there are no test images.
         seconds: wall-clock time of the whole run.
+        skipped: number of files left out because they are not images.
         config: the resolved settings.
     """
 
@@ -42,6 +44,7 @@ class Run:
     history: list[dict[str, Any]]
     test_accuracy: float | None
     seconds: float
+    skipped: int
     config: Config
 
 
@@ -82,8 +85,8 @@ def run(
     fabric = make_fabric(config.device, config.precision, splits.train.images.shape[-1])
     config = resolve(config, splits, fabric)
     record.begin(folder, config, loaded)
-    preprocessing = Preprocessing(config.image_size or 0, splits.train.images.shape[1], *measure(splits.train.images))
-
+    channels, image_size = splits.train.images.shape[1:3]
+    preprocessing = Preprocessing(image_size, channels, *measure(splits.train.images))
     batches, joint = prepare(splits, preprocessing, config, fabric)
     budget = Budget(
         seconds=None if config.budget is None else parse_budget(config.budget),
@@ -92,13 +95,16 @@ def run(
     )
     history = train(joint, batches, splits, budget, config, folder, started, watch)
 
+    if not history:
+        spent = time.monotonic() - started
+        raise DhaError(f"budget={config.budget!r} was over before training began, after {spent:.0f} s: give more time")
     model = TrainedModel(joint.derived(), splits.classes, preprocessing)
     accuracy = None
     if splits.test is not None:
         _, accuracy = evaluate(model.network, splits.test, preprocessing, config.batch_size, fabric.device)
     model.learned = record.learned(joint, history, accuracy)
     record.finish(folder, model, joint.codes)
-    return Run(model, history, accuracy, time.monotonic() - started, config)
+    return Run(model, history, accuracy, time.monotonic() - started, loaded.skipped, config)
 
 
 def resolve(config: Config, splits: Splits, fabric: Fabric) -> Config:
@@ -138,7 +144,9 @@ def prepare(
     learn = learned_parts(config.learn)
     policy = None
     if "augmentation" in learn:
-        policy = PairPolicy(structure=config.augmentation.structure, identity_probability=config.augmentation.identity)
+        # An image of one channel has no colour: the operation would be a second identity.
+        operations = [name for name in OPERATIONS if preprocessing.channels > 1 or name != "color"]
+        policy = PairPolicy(operations, config.augmentation.structure, config.augmentation.identity)
     joint = JointTraining(network, policy, validation, preprocessing, config, fabric, draws)
     if "architecture" not in learn:
         joint.finish_search()
@@ -159,6 +167,8 @@ def train(
     history: list[dict[str, Any]] = []
     deadline = config.architecture.deadline
     recovered, saved = 0.0, time.monotonic()
+    few = splits.validation.select(torch.arange(min(len(splits.validation), 4 * config.batch_size)))
+    budget.closing = closing_seconds(joint, few, splits, config)[1]
     while budget.progress() < 1:
         joint.network.train()
         totals = torch.zeros(3, device=joint.fabric.device)
@@ -168,7 +178,7 @@ def train(
             totals += torch.stack([losses.sum(), correct.sum(), torch.ones_like(losses).sum()])
             budget.advance()
             progress = budget.progress()
-            if joint.searching and progress - recovered >= deadline / RECOVERIES:
+            if joint.searching and (progress >= deadline or progress - recovered >= deadline / RECOVERIES):
                 recovered = progress
                 change, frozen = joint.recover()
                 changes.append(change)
@@ -178,12 +188,7 @@ def train(
                 watch(progress, history[-1] if history else {})
             if progress >= 1:
                 break
-        evaluating = time.monotonic()
-        validation = evaluate(
-            joint.plain, splits.validation, joint.preprocessing, config.batch_size, joint.fabric.device
-        )
-        closing = (len(splits.validation) + len(splits.test or ())) / len(splits.validation)
-        budget.closing = 1.0 + closing * (time.monotonic() - evaluating)
+        validation, budget.closing = closing_seconds(joint, splits.validation, splits, config)
         history.append(
             record.row(joint, len(history) + 1, totals.tolist(), validation, changes, time.monotonic() - started)
         )
@@ -193,6 +198,16 @@ def train(
             learned = record.learned(joint, history, None)
             TrainedModel(joint.derived(), splits.classes, joint.preprocessing, learned).save(folder / "model")
     return history
+
+
+def closing_seconds(
+    joint: JointTraining, data: LabelledImages, splits: Splits, config: Config
+) -> tuple[tuple[float, float], float]:
+    """Evaluate on ``data``; return the result, and how long validation, test and saving will take at that speed."""
+    began = time.monotonic()
+    result = evaluate(joint.plain, data, joint.preprocessing, config.batch_size, joint.fabric.device)
+    images = len(splits.validation) + len(splits.test or ())
+    return result, 1.0 + (time.monotonic() - began) * images / len(data)
 
 
 @torch.no_grad()

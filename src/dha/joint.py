@@ -80,8 +80,7 @@ class JointTraining:
             )
 
     def step(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Train on one batch, and every ``config.every`` steps learn policy and hyper-parameters from a validation
-        batch.
+        """Train on one batch; every ``config.every`` steps learn policy and hyper-parameters from a validation batch.
 
         Args:
             images: uint8, (N, C, H, W), on the device.
@@ -155,9 +154,10 @@ class JointTraining:
 
     def _update_policy(self) -> None:
         # The signal of the update before this one: by now its copy to the host is done, so that nothing has to wait.
+        # An image whose loss overflowed says nothing about its pair.
         if self.policy is None or self.pending is None:
             return
-        pairs, signal = self.pending[0], standardise(self.pending[1].wait())
+        pairs, signal = self.pending[0], standardise(self.pending[1].wait().nan_to_num(0.0, 0.0, 0.0))
         if self.by_validation:
             gradients = validation_gradient(self.policy, pairs, signal, learning_rate=1.0)
         else:

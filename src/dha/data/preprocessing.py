@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -51,8 +52,7 @@ class Preprocessing:
         Returns:
             A tensor of the same shape, type and device.
         """
-        mean = torch.tensor(self.mean, dtype=images.dtype, device=images.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, dtype=images.dtype, device=images.device).view(-1, 1, 1)
+        mean, std = (_per_channel(values, images.dtype, images.device) for values in (self.mean, self.std))
         return (images - mean) / std
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,6 +71,12 @@ class Preprocessing:
             raise DhaError(f"the preprocessing lacks {sorted(missing)}; it has {sorted(fields)}")
         mean, std = (tuple(float(value) for value in fields[key]) for key in ("mean", "std"))
         return cls(int(fields["image_size"]), int(fields["channels"]), mean, std)
+
+
+@lru_cache(maxsize=16)
+def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Kept, because making it on a GPU waits for the device, and a training step must not.
+    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
 
 def measure(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

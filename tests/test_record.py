@@ -1,0 +1,43 @@
+import csv
+
+import pytest
+import safetensors.torch
+
+from dha import Config, DhaError, record
+from dha.fit import run
+
+
+def test_claim_takes_new_and_empty_folders_only(tmp_path):
+    assert record.claim(None) is None
+    assert record.claim(tmp_path / "new") == tmp_path / "new"
+    assert not (tmp_path / "new").exists()
+    assert record.claim(tmp_path) == tmp_path
+    for name in ("config.yaml", "metrics.csv", "model"):
+        (tmp_path / name).write_text("")
+        with pytest.raises(DhaError, match=r"already holds a run.*another folder"):
+            record.claim(tmp_path)
+        (tmp_path / name).unlink()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, small):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DhaError, match=r"file/run.*cannot be written to"):
+        run("digits", config=small(), out=tmp_path / "file" / "run")
+
+
+def test_metrics_are_appended_under_one_header(tmp_path):
+    history = []
+    for epoch in (1, 2, 3):
+        history.append({"epoch": epoch, "pairs": "a>b, c"})
+        record.append(tmp_path, history)
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert rows[0]["pairs"] == "a>b, c"
+
+
+def test_codes_are_kept_with_their_dictionaries(tmp_path, small):
+    run("digits", config=small(), out=tmp_path / "run")
+    state = safetensors.torch.load_file(tmp_path / "run" / "codes.safetensors")
+    assert {"compressed", "dictionary", "code", "frozen", "chosen"} <= set(state)
+    assert state["dictionary"].shape[0] == state["compressed"].shape[0] == 4
+    assert Config().architecture.code_size == state["compressed"].shape[1]
