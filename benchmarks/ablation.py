@@ -26,8 +26,9 @@ def main() -> None:
     parser.add_argument("--budget", default="4m")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     options = parser.parse_args()
-    settings = {name: [f"--learn={learn}", f"--budget={options.budget}"] for name, learn in SETTINGS.items()}
+    settings = {name: [f"--learn={SETTINGS[name]}", f"--budget={options.budget}"] for name in options.settings}
     report("ablation", fit_all(options.source, settings, options.seeds, options.jobs), sys.argv)
 
 

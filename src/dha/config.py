@@ -92,8 +92,8 @@ class HyperparametersConfig(Section):
     weight_decay: float = 5e-4
     momentum: float = 0.9
     warmup: float = 0.05
-    rate: float = 1.0
-    resting_cosine: float = -0.02
+    rate: float = 2.0
+    resting_cosine: float = -0.04
 
 
 @dataclass(eq=False)
@@ -126,7 +126,7 @@ class Config:
     learn: str | Sequence[str] = "architecture,augmentation,hyperparameters"
     image_size: int | None = None
     batch_size: int = 64
-    every: int = 4
+    every: int = 8
     validation_fraction: float = 0.1
     test_fraction: float = 0.15
     seed: int = 0
