@@ -1,8 +1,7 @@
-"""The cell space: a DARTS-style network whose two kinds of cells are chosen by sparse codes while its weights are
-trained.
+"""The cell space: a network whose two kinds of cells are chosen by sparse codes while its weights are trained.
 
-Source: search space of DARTS (Liu et al., ICLR 2019); searched as in ISTA-NAS (arXiv 2010.06176) and DHA (arXiv
-2109.05765).
+Source: the space of DARTS (Liu et al., ICLR 2019), searched as in ISTA-NAS (Yang et al., NeurIPS 2020) and DHA (Zhou et
+al., TMLR 2022).
 """
 
 from collections.abc import Sequence

@@ -58,9 +58,8 @@ class SparseCodes(nn.Module):
     """The compressed codes b of a set of nodes, their dictionaries A, and the sparse codes z recovered from them.
 
     A node chooses ``choose`` of its candidates, on distinct edges. Candidate ``e * operations + o`` is operation o on
-    edge e. Only b is trained. Weights come from one step of the ISTA iteration at z, ``w = A^T b - E^T z`` with ``E =
-    A^T A - I`` (ISTA-
-    NAS, eq. 8), which equals z plus the soft threshold on the support of z and passes gradients to b.
+    edge e. Only b is trained. Weights come from one step of the ISTA iteration at z, ``w = A^T b - E^T z`` with
+    ``E = A^T A - I`` (ISTA-NAS, eq. 8), which on the support of z equals z plus the soft threshold, and is linear in b.
 
     Args:
         edges: the number of edges that enter each node.

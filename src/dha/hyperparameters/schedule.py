@@ -7,8 +7,7 @@ from torch import Tensor
 
 
 def cosine_schedule(progress: float, warmup: float = 0.05) -> float:
-    """Return the share of the peak learning rate at ``progress`` in [0, 1] of the run: linear warm-up, then a half
-    cosine to 0.
+    """Return the share of the peak learning rate at ``progress`` in [0, 1]: linear warm-up, then half a cosine to 0.
 
     Source: SGDR (Loshchilov & Hutter, ICLR 2017) without restarts; warm-up of Goyal et al., 2017.
     """
@@ -21,9 +20,8 @@ class LearnedScalar:
     """A positive hyper-parameter that moves in log space by a bounded step, so that no scale has to be known.
 
     Hypergradients of learning rate and weight decay differ by orders of magnitude between tasks and moments, and a
-    plain gradient step on them explodes, vanishes or leaves the positive numbers. Their sign and relative strength are
-    reliable: the cosine of the
-    angle between the validation gradient and the direction the hyper-parameter acts along, in [-1, 1].
+    plain gradient step on them explodes, vanishes or leaves the positive numbers. What is comparable is the cosine of
+    the angle between the validation gradient and the direction that the hyper-parameter acts along, in [-1, 1].
 
     Args:
         initial: the value it starts with, > 0.
@@ -40,5 +38,5 @@ class LearnedScalar:
 
     @torch.no_grad()
     def move(self, direction: Tensor, rate: float) -> None:
-        """Multiply the value by ``exp(rate * direction)``, for a ``direction`` in [-1, 1], and keep it in the box."""
+        """Multiply the value by ``exp(rate * direction)``, for a ``direction`` of order 1, and keep it in the box."""
         self.value.mul_(torch.exp(rate * direction.nan_to_num())).clamp_(self.low, self.high)
