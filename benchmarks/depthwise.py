@@ -30,9 +30,8 @@ def median_ms(module: nn.Conv2d, method: type[nn.Conv2d], images: torch.Tensor) 
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    print(
-        "| channels | side | kernel | dilation | forward | PyTorch backward | dha backward |\n|---|---|---|---|---|---|---|"
-    )
+    print("| channels | side | kernel | dilation | forward | PyTorch backward | dha backward |")
+    print("|---|---|---|---|---|---|---|")
     for channels, side in ((16, 32), (16, 16), (32, 8), (64, 4)):
         for kernel, dilation in ((3, 1), (5, 1), (3, 2), (5, 2)):
             module = DepthwiseConv2d(channels, kernel, dilation=dilation)
