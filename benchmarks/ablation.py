@@ -8,7 +8,7 @@ Prints a Markdown table and writes ablation.json to the current folder.
 import argparse
 import sys
 
-from runs import fit_all, report
+from repeated import fit_all, report
 
 SETTINGS = {
     "nothing": "none",

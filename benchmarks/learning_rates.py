@@ -8,7 +8,7 @@ Prints a Markdown table and writes learning_rates.json to the current folder.
 import argparse
 import sys
 
-from runs import fit_all, report
+from repeated import fit_all, report
 
 RATES = (0.001, 0.01, 0.1, 1.0)
 
