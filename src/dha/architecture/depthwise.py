@@ -1,7 +1,7 @@
 """A depthwise convolution whose backward pass is fast on a CPU too.
 
-PyTorch's CPU kernels run a depthwise convolution well forwards, and many times slower backwards once the kernel is
-larger than 3x3 or dilated; those are half of the candidates of the cell space. The same gradients come from operations
+PyTorch's CPU kernels run a depthwise convolution well forwards, and many times slower backwards where the kernel is
+dilated or, in bfloat16, larger than 3x3; those are half of the operations with weights of the cell space. The same gradients come from operations
 that are fast: the one of the input is a forward convolution with the flipped kernel; the one of the weight, on small
 images, is one product per kernel tap. ``benchmarks/depthwise.py`` measures both.
 """
@@ -18,7 +18,7 @@ SMALL = 100
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """``nn.Conv2d`` with one filter per channel, "same" padding and no bias: equal in every value, faster on a CPU."""
+    """``nn.Conv2d`` with one filter per channel, "same" padding and no bias: equal in every value."""
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__(
