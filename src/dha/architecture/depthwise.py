@@ -1,9 +1,9 @@
 """A depthwise convolution whose backward pass is fast on a CPU too.
 
 PyTorch's CPU kernels run a depthwise convolution well forwards, and many times slower backwards where the kernel is
-dilated or, in bfloat16, larger than 3x3; those are half of the operations with weights of the cell space. The same gradients come from operations
-that are fast: the one of the input is a forward convolution with the flipped kernel; the one of the weight, on small
-images, is one product per kernel tap. ``benchmarks/depthwise.py`` measures both.
+dilated. The same gradients come from operations that are fast: the one of the input is a forward convolution with the
+flipped kernel; the one of the weight, on small images, is one product per kernel tap. ``benchmarks/depthwise.py``
+measures both.
 """
 
 from typing import Any
