@@ -15,7 +15,7 @@ def small():
     """A configuration that trains on digits in a second or two."""
 
     def make(**settings):
-        architecture = ArchitectureConfig(cells=2, channels=4, nodes=2)
-        return Config(**{"epochs": 1, "device": "cpu", "architecture": architecture, **settings})
+        architecture = ArchitectureConfig(depth=2, width=4, nodes=2)
+        return Config(**{"epochs": 1, "device": "cpu", "space": "cells", "architecture": architecture, **settings})
 
     return make

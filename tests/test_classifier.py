@@ -18,14 +18,14 @@ def digits():
 
 @pytest.fixture
 def classifier():
-    architecture = ArchitectureConfig(cells=2, channels=4, nodes=2)
-    return ImageClassifier(epochs=3, batch_size=32, device="cpu", architecture=architecture)
+    architecture = ArchitectureConfig(depth=2, width=4, nodes=2)
+    return ImageClassifier(epochs=3, batch_size=32, device="cpu", space="cells", architecture=architecture)
 
 
 @pytest.fixture(scope="module")
 def fitted(digits):
     classifier = ImageClassifier(
-        epochs=4, batch_size=32, device="cpu", architecture=ArchitectureConfig(cells=2, channels=4, nodes=2)
+        epochs=4, batch_size=32, device="cpu", space="cells", architecture=ArchitectureConfig(depth=2, width=4, nodes=2)
     )
     return classifier.fit(digits[0][:1500], digits[1][:1500])
 
@@ -35,10 +35,10 @@ def test_the_estimator_contract(classifier):
     copy = cast(ImageClassifier, clone(classifier))
     assert copy is not classifier
     assert copy.architecture is not classifier.architecture
-    assert copy.get_params()["architecture__channels"] == 4
-    copy.set_params(seed=7, architecture__channels=8)
-    assert (copy.seed, copy.architecture.channels) == (7, 8)
-    assert (classifier.seed, classifier.architecture.channels) == (0, 4)
+    assert copy.get_params()["architecture__width"] == 4
+    copy.set_params(seed=7, architecture__width=8)
+    assert (copy.seed, copy.architecture.width) == (7, 8)
+    assert (classifier.seed, classifier.architecture.width) == (0, 4)
     assert "epochs=3" in repr(classifier)
     with pytest.raises(ValueError, match="colour"):
         copy.set_params(colour=1)
@@ -87,8 +87,9 @@ def test_string_labels_come_back(digits):
         epochs=2,
         batch_size=32,
         device="cpu",
+        space="cells",
         learn="none",
-        architecture=ArchitectureConfig(cells=1, channels=4, nodes=1),
+        architecture=ArchitectureConfig(depth=1, width=4, nodes=1),
     )
     classifier.fit(
         list(map(Image.fromarray, np.rint(digits[0][chosen] * 255).astype(np.uint8))), names[digits[1][chosen]]
@@ -129,7 +130,7 @@ def test_folders_of_photographs(classifier, tmp_path):
         for index in range(count):
             pixels = generator.normal(colour, 20, (20 + index, 30, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{index}.jpg")
-    classifier.set_params(epochs=12, batch_size=8, image_size=16, architecture__cells=1)
+    classifier.set_params(epochs=12, batch_size=8, image_size=16, architecture__depth=1)
     classifier.fit(tmp_path / "photos", out=tmp_path / "run")
     assert list(classifier.classes_) == ["cat", "dog"]
     assert classifier.score(tmp_path / "photos") > 0.9

@@ -15,8 +15,9 @@ from dha.cli import main
 SMALL = [
     "--epochs=1",
     "--device=cpu",
-    "--architecture.cells=2",
-    "--architecture.channels=4",
+    "--space=cells",
+    "--architecture.depth=2",
+    "--architecture.width=4",
     "--architecture.nodes=2",
 ]
 
@@ -83,8 +84,8 @@ def test_settings_come_from_the_file_of_an_earlier_run_and_the_command_line_wins
 
 def test_command_line_and_python_give_the_same_model(tmp_path):
     assert main(["fit", "digits", "--out", str(tmp_path / "a"), *SMALL, "--seed=5"]) == 0
-    classifier = ImageClassifier(epochs=1, device="cpu", seed=5)
-    classifier.set_params(architecture__cells=2, architecture__channels=4, architecture__nodes=2)
+    classifier = ImageClassifier(epochs=1, device="cpu", seed=5, space="cells")
+    classifier.set_params(architecture__depth=2, architecture__width=4, architecture__nodes=2)
     classifier.fit("digits")
     loaded = ImageClassifier.load(tmp_path / "a" / "model").model_.network.state_dict()
     state = classifier.model_.network.state_dict()

@@ -37,7 +37,7 @@ def test_learned_parts_in_canonical_order():
         (Config(validation_fraction=math.nan), "validation_fraction=nan"),
         (Config(seed=True), "seed=True"),
         (Config(device="tpu"), "device='tpu'.*cuda"),  # pyright: ignore[reportArgumentType]
-        (Config(architecture=ArchitectureConfig(cells=0)), "architecture.cells=0.*between 1 and 100"),
+        (Config(architecture=ArchitectureConfig(depth=0)), "architecture.depth=0.*between 1 and 100"),
     ],
 )
 def test_the_first_bad_setting_is_named_with_its_range(config, message):
@@ -58,5 +58,5 @@ def test_defaults_are_valid_and_plain_values():
     check(Config())
     values = config_dict(Config(learn="none"))
     assert values["learn"] == "none"
-    assert values["architecture"]["cells"] == ArchitectureConfig().cells
+    assert values["architecture"]["nodes"] == ArchitectureConfig().nodes
     assert set(values) == set(Config.__dataclass_fields__)

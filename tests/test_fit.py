@@ -9,8 +9,8 @@ import torch
 import yaml
 from PIL import Image
 
-from dha import DhaError
-from dha.data import load_source, split
+from dha import ArchitectureConfig, DhaError
+from dha.data import Preprocessing, load_source, split
 from dha.display import summary
 from dha.engine import make_fabric
 from dha.fit import resolve, run
@@ -26,7 +26,7 @@ def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
     settings = yaml.safe_load((out / "config.yaml").read_text())
     assert settings["image_size"] == 8
     assert settings["device"] == "cpu"
-    assert settings["architecture"]["channels"] == 4
+    assert settings["architecture"]["width"] == 4
     rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
     for name in ("train_loss", "validation_loss", "validation_accuracy", "learning_rate", "weight_decay", "seconds"):
@@ -47,8 +47,20 @@ def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
     assert description["results"]["test_accuracy"] == result.test_accuracy
     assert set(description["policy"]) == {"operations", "structure", "logits"}
     loaded = TrainedModel.load(out / "model")
-    assert loaded.network.genotype == result.model.network.genotype
+    assert loaded.genotype == result.model.genotype
     assert not list(out.glob(".*")), "no partial files are left"
+
+
+@pytest.mark.parametrize("space", ["auto", "residual", "mobile", "cells"])
+def test_networks_of_every_space_are_trained_saved_and_loaded(space, small, tmp_path):
+    architecture = ArchitectureConfig(width=4, depth=1, nodes=2)
+    result = run("digits", config=small(space=space, architecture=architecture), out=tmp_path / "run")
+    assert result.config.space == ("residual" if space == "auto" else space)
+    assert result.history[0]["head_learning_rate"] == "", "one rate for all weights"
+    loaded = TrainedModel.load(tmp_path / "run" / "model")
+    assert loaded.genotype == result.model.genotype
+    images = load_source("digits").train.images[:20]
+    assert torch.equal(loaded.probabilities(images), result.model.probabilities(images))
 
 
 def test_equal_seeds_give_equal_models_and_other_seeds_others(small):
@@ -56,10 +68,10 @@ def test_equal_seeds_give_equal_models_and_other_seeds_others(small):
         return run("digits", config=small(seed=seed, learn="architecture,augmentation,hyperparameters")).model
 
     first, second, other = weights(1), weights(1), weights(2)
-    assert first.network.genotype == second.network.genotype
+    assert first.genotype == second.genotype
     state = second.network.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in first.network.state_dict().items())
-    assert not torch.equal(first.network.head.bias, other.network.head.bias)
+    assert not torch.equal(state["head.bias"], other.network.state_dict()["head.bias"])
 
 
 def test_a_budget_holds(small, tmp_path):
@@ -75,11 +87,12 @@ def test_a_budget_holds(small, tmp_path):
 def test_nothing_set_means_a_budget_by_the_number_of_images(small):
     splits = split(load_source("digits"), validation_fraction=0.1, test_fraction=0.0, seed=0)
     fabric = make_fabric("cpu", "32", 8)
+    preprocessing = Preprocessing(8, 1, (0.3,), (0.4,))
     assert len(splits.train) == 1295
-    assert resolve(small(epochs=None), splits, fabric).budget == pytest.approx(0.04 * 1295)
-    assert resolve(small(epochs=3), splits, fabric).budget is None
+    assert resolve(small(epochs=None), splits, preprocessing, fabric).budget == pytest.approx(0.04 * 1295)
+    assert resolve(small(epochs=3), splits, preprocessing, fabric).budget is None
     few = dataclasses.replace(splits, train=splits.train.select(torch.arange(100)))
-    assert resolve(small(epochs=None), few, fabric).budget == 30
+    assert resolve(small(epochs=None), few, preprocessing, fabric).budget == 30
 
 
 def test_a_budget_too_short_to_train_in_is_named(small):
@@ -119,7 +132,7 @@ def test_other_rule_and_the_pair_matrix_of_the_paper(small, rule, structure):
 def test_bfloat16_trains_too(small):
     result = run("digits", config=small(precision="bf16", epochs=2))
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
-    assert result.model.network.head.weight.dtype == torch.float32
+    assert result.model.network.get_parameter("head.weight").dtype == torch.float32
 
 
 def test_a_folder_that_holds_a_run_is_refused_before_any_work(tmp_path, small):

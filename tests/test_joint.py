@@ -1,16 +1,18 @@
 import copy
+import itertools
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from dha import HyperparametersConfig
+from dha import AugmentationConfig, Config, HyperparametersConfig
 from dha.augmentation import PairPolicy
 from dha.data import Preprocessing, load_source, measure, split
 from dha.engine import make_fabric
 from dha.fit import prepare, resolve
 from dha.hyperparameters import cosine
-from dha.joint import JointTraining
+from dha.joint import BACKBONE, CLIP, JointTraining
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +22,15 @@ def splits():
 
 def joint_training(splits, config):
     fabric = make_fabric("cpu", "32", 8)
-    config = resolve(config, splits, fabric)
     preprocessing = Preprocessing(8, 1, *measure(splits.train.images))
+    config = resolve(config, splits, preprocessing, fabric)
     return prepare(splits, preprocessing, config, fabric)
 
 
 def test_the_step_is_sgd_of_torch_when_nothing_is_learned(splits, small):
-    settings = HyperparametersConfig(learning_rate=0.05, weight_decay=0.01, momentum=0.8, warmup=0.0)
+    settings = HyperparametersConfig(
+        learning_rate=0.05, weight_decay=0.01, momentum=0.8, warmup=0.0, label_smoothing=0.0
+    )
     batches, joint = joint_training(splits, small(learn="none", hyperparameters=settings))
     oracle = copy.deepcopy(joint.plain).train()
     optimizer = torch.optim.SGD(oracle.parameters(), lr=0.05, momentum=0.8, weight_decay=0.01)
@@ -58,11 +62,92 @@ def test_learning_rate_moves_by_the_cosine_at_the_new_weights(splits, small):
     update = [joint.optimizer.state[p]["momentum_buffer"] for p in joint.plain.parameters()]
     expected = 0.05 * torch.exp(0.3 * (cosine(gradient, update) + 0.1))
     assert abs(expected - 0.05) > 1e-5
-    torch.testing.assert_close(joint.peak.value, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(joint.peaks[0].value, expected, rtol=1e-4, atol=0)
 
 
-def test_running_statistics_see_training_images_only(splits, small):
-    batches, joint = joint_training(splits, small(every=1))
+def brought(*middle, **settings):
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), *middle, nn.Flatten(), nn.Linear(72, 10)
+    )
+    return Config(network=network, epochs=1, device="cpu", **settings)
+
+
+def test_the_step_of_a_given_network_has_two_rates_and_a_bounded_gradient(splits):
+    settings = HyperparametersConfig(
+        learning_rate=0.5, weight_decay=0.01, momentum=0.8, warmup=0.0, label_smoothing=0.0
+    )
+    batches, joint = joint_training(splits, brought(learn="none", hyperparameters=settings))
+    oracle = copy.deepcopy(joint.plain).train()
+    assert isinstance(oracle, nn.Sequential)
+    groups = [
+        {"params": oracle[:-1].parameters(), "lr": 0.5 * BACKBONE},
+        {"params": oracle[-1].parameters(), "lr": 0.5},
+    ]
+    optimizer = torch.optim.SGD(groups, momentum=0.8)
+    joint.network.train()
+    lengths = []
+    for images, labels in batches:
+        joint.step(images, labels, progress=0.0)
+        loss = F.cross_entropy(oracle(joint.inputs(images)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        lengths.append(nn.utils.clip_grad_norm_(oracle.parameters(), CLIP))
+        for weight in oracle.parameters():
+            assert weight.grad is not None
+            weight.grad += 0.01 * weight.detach()
+        optimizer.step()
+    assert min(lengths) < CLIP < max(lengths), "both cases have come up"
+    for ours, theirs in zip(joint.plain.parameters(), oracle.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_backbone_and_head_move_by_their_own_cosines(splits):
+    settings = HyperparametersConfig(learning_rate=0.05, rate=0.3, resting_cosine=-0.1, warmup=0.0)
+    batches, joint = joint_training(splits, brought(learn="hyperparameters", hyperparameters=settings))
+    held_out = next(iter(joint.validation))
+    joint.validation = iter([held_out])
+    joint.network.train()
+    joint.step(*next(iter(batches)), progress=0.0)
+    network = copy.deepcopy(joint.plain)
+    gradient = torch.autograd.grad(
+        F.cross_entropy(network(joint.inputs(held_out[0])), held_out[1]), network.parameters()
+    )
+    update = [joint.optimizer.state[p]["momentum_buffer"] for p in joint.plain.parameters()]
+    starts, parts = (0.05 * BACKBONE, 0.05), (slice(0, 4), slice(4, 6))
+    for peak, start, part in zip(joint.peaks, starts, parts, strict=True):
+        expected = start * torch.exp(0.3 * (cosine(gradient[part], update[part]) + 0.1))
+        torch.testing.assert_close(peak.value, expected, rtol=1e-4, atol=0)
+    assert joint.peaks[0].value / BACKBONE != joint.peaks[1].value
+
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return F.dropout(x, 0.5, training=self.training)
+
+
+def test_dropout_is_off_where_policy_and_hyperparameters_learn(splits):
+    batches, joint = joint_training(splits, brought(nn.Dropout(0.5), Noisy(), every=1))
+    joint.network.train()
+    images, labels = next(iter(batches))
+    held_out = next(joint.validation)
+    joint.validation = itertools.repeat(held_out)
+    gradients = [joint._held_out_gradient(joint.weights) for _ in range(2)]
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    inputs = joint.inputs(images)
+    signals = [joint._alignments(inputs, labels, joint.weights, gradients[0]) for _ in range(2)]
+    assert torch.equal(*signals)
+    assert all(module.training for module in joint.plain.modules())
+    assert not torch.equal(joint.plain(inputs), joint.plain(inputs)), "and on where the weights do"
+    joint.step(images, labels, 0.2)
+
+
+# One training pass is recorded. Others are not: a validation pass, and two of the alignments or four of the probe.
+@pytest.mark.parametrize(
+    ("rule", "recorded"),
+    [("validation", [True, False, False, False]), ("generalisation", [False] * 4 + [True, False])],
+)
+def test_running_statistics_see_training_images_only(splits, small, rule, recorded):
+    batches, joint = joint_training(splits, small(every=1, augmentation=AugmentationConfig(rule=rule)))
     joint.network.train()
     images, labels = next(iter(batches))
     joint.step(images, labels, 0.0)
@@ -70,12 +155,11 @@ def test_running_statistics_see_training_images_only(splits, small):
     before = norm.running_mean.clone(), norm.running_var.clone()
     held_out = next(joint.validation)
     joint.validation = iter([(torch.full_like(held_out[0], 255), held_out[1])] * 2)
-    recorded = []
-    hook = norm.register_forward_hook(lambda module, inputs, output: recorded.append(module.track_running_stats))
+    passes = []
+    hook = norm.register_forward_hook(lambda module, inputs, output: passes.append(module.track_running_stats))
     joint.step(images, labels, 0.0)
     hook.remove()
-    # One training pass that is recorded; one validation pass and two of the alignments that are not.
-    assert recorded == [True, False, False, False]
+    assert passes == recorded
     assert not torch.equal(norm.running_mean, before[0])
     assert norm.track_running_stats
 
@@ -85,16 +169,17 @@ def test_only_the_parts_asked_for_move(splits, small, parts):
     batches, joint = joint_training(splits, small(learn=parts, every=1))
     joint.network.train()
     assert joint.searching == (parts == "architecture")
-    codes = joint.codes.compressed.detach().clone()
+    compressed = [codes.compressed.detach().clone() for codes in joint.codes]
     policy = None if joint.policy is None else joint.policy.to_dict()
-    peak = joint.peak.value.clone()
+    peak = joint.peaks[0].value.clone()
     for (images, labels), _ in zip(batches, range(4), strict=False):
         joint.step(images, labels, 0.2)
-    assert torch.equal(joint.codes.compressed, codes) == (parts != "architecture")
+    moved = [not torch.equal(codes.compressed, b) for codes, b in zip(joint.codes, compressed, strict=True)]
+    assert moved == ([True] if parts == "architecture" else [])
     assert (joint.policy is not None) == (parts == "augmentation")
     if joint.policy is not None:
         assert joint.policy.to_dict() != policy
-    assert torch.equal(joint.peak.value, peak) == (parts != "hyperparameters")
+    assert torch.equal(joint.peaks[0].value, peak) == (parts != "hyperparameters")
 
 
 def test_unused_candidates_stay_as_they_are(splits, small):
@@ -131,7 +216,7 @@ def test_finishing_the_search_changes_nothing_that_the_network_computes(splits, 
 
 def test_policy_learns_the_one_operation_that_helps(splits, small):
     # The validation images are negatives of the training images: inverting is what helps, and the policy must find out.
-    config = small(learn="augmentation", every=1)
+    config = small(learn="augmentation", every=1, augmentation=AugmentationConfig(rule="validation"))
     batches, joint = joint_training(splits, config)
     joint = JointTraining(
         _search_network(config),
@@ -160,7 +245,8 @@ def test_policy_learns_the_one_operation_that_helps(splits, small):
 
 
 def test_an_overflowing_loss_does_not_poison_the_policy(splits, small):
-    batches, joint = joint_training(splits, small(learn="augmentation", every=1))
+    config = small(learn="augmentation", every=1, augmentation=AugmentationConfig(rule="validation"))
+    batches, joint = joint_training(splits, config)
     assert joint.policy is not None
     joint.network.train()
     joint.step(*next(iter(batches)), progress=0.2)
@@ -174,4 +260,4 @@ def _search_network(config):
     from dha.architecture import CellSearchNetwork
 
     settings = config.architecture
-    return CellSearchNetwork(1, 10, 8, cells=settings.cells, channels=settings.channels, nodes=settings.nodes)
+    return CellSearchNetwork(1, 10, 8, cells=settings.depth, channels=settings.width, nodes=settings.nodes)

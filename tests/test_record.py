@@ -38,6 +38,6 @@ def test_metrics_are_appended_under_one_header(tmp_path):
 def test_codes_are_kept_with_their_dictionaries(tmp_path, small):
     run("digits", config=small(), out=tmp_path / "run")
     state = safetensors.torch.load_file(tmp_path / "run" / "codes.safetensors")
-    assert {"compressed", "dictionary", "code", "frozen", "chosen"} <= set(state)
-    assert state["dictionary"].shape[0] == state["compressed"].shape[0] == 4
-    assert Config().architecture.code_size == state["compressed"].shape[1]
+    assert {"0.compressed", "0.dictionary", "0.code", "0.frozen", "0.chosen"} <= set(state)
+    assert state["0.dictionary"].shape[0] == state["0.compressed"].shape[0] == 4
+    assert Config().architecture.code_size == state["0.compressed"].shape[1]

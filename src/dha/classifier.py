@@ -81,20 +81,25 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
         self._fitted().save(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str = "cpu") -> "ImageClassifier":
+    def load(cls, folder: str | Path, device: str = "cpu", network: Any = None) -> "ImageClassifier":
         """Return a fitted classifier from a model folder; nothing is unpickled.
 
+        Args:
+            folder: of the model.
+            device: where the network will be.
+            network: the network that was brought to ``fit``, once more: the folder holds its weights only.
+
         Raises:
-            DhaError: if the folder is not a dha model.
+            DhaError: if the folder is not a dha model, or ``network`` does not fit it.
         """
         classifier = cls()
-        classifier._adopt(TrainedModel.load(folder, device))
+        classifier._adopt(TrainedModel.load(folder, device, network))
         return classifier
 
     def _adopt(self, model: TrainedModel) -> None:
         self.model_ = model
         self.classes_ = np.array(model.classes)
-        self.genotype_ = model.network.genotype
+        self.genotype_ = model.genotype
 
     def _fitted(self) -> TrainedModel:
         if not hasattr(self, "model_"):

@@ -1,6 +1,7 @@
 """The command line: ``dha fit``, ``dha predict``, ``dha evaluate``."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from dha.errors import DhaError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, or 2 after bad input, which is named on standard error."""
     started = time.monotonic()
+    # Read when torch is loaded, which is later. Threads that spin while they wait for each other make a step up to ten
+    # times slower as soon as another program wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = _parser()
     options = parser.parse_args([_underscored(a) for a in (sys.argv[1:] if arguments is None else arguments)])
     options = parser.instantiate(options)
@@ -51,9 +55,11 @@ def _parser() -> ArgumentParser:
     fit.add_class_arguments(Config)
     commands.add_subcommand("fit", fit, help="train a classifier")
 
+    brought = "the network that was brought to the run, as for fit: path/to/file.py:function"
     predict = ArgumentParser(description="Classify photographs.")
     predict.add_argument("model", help="folder `model` of a run")
     predict.add_argument("images", nargs="+", help="image files")
+    predict.add_argument("--network", help=brought)
     predict.add_argument("--json", action="store_true", help="one JSON object per image, with all probabilities")
     commands.add_subcommand("predict", predict, help="classify photographs")
 
@@ -62,6 +68,7 @@ def _parser() -> ArgumentParser:
     )
     evaluate.add_argument("model", help="folder `model` of a run")
     evaluate.add_argument("source", help="as for fit")
+    evaluate.add_argument("--network", help=brought)
     evaluate.add_argument("--json", action="store_true", help="print a JSON object")
     commands.add_subcommand("evaluate", evaluate, help="measure accuracy")
     return parser
@@ -83,7 +90,7 @@ def _predict(options: Namespace, started: float) -> int:
     from dha.data import load_images
     from dha.model import TrainedModel
 
-    model = TrainedModel.load(options.model)
+    model = TrainedModel.load(options.model, network=options.network)
     preprocessing = model.preprocessing
     images = load_images(options.images, channels=preprocessing.channels, image_size=preprocessing.image_size)
     for path, row in zip(options.images, model.probabilities(images).tolist(), strict=True):
@@ -108,7 +115,7 @@ def _predict(options: Namespace, started: float) -> int:
 def _evaluate(options: Namespace, started: float) -> int:
     from dha.model import TrainedModel, labelled_images
 
-    model = TrainedModel.load(options.model)
+    model = TrainedModel.load(options.model, network=options.network)
     images, labels = labelled_images(model, options.source)
     accuracy = (model.probabilities(images).argmax(1) == labels).float().mean().item()
     if options.json:

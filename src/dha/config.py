@@ -33,24 +33,37 @@ class ArchitectureConfig(Section):
     """How the network is built and searched.
 
     Args:
-        cells: number of cells; those at one and two thirds of the depth halve height and width.
-        channels: channels of a node in the first cell.
-        resolution: largest side in pixels that cells work on; the stem halves images until they fit.
+        width: channels of the first stage (residual, mobile) or of a node in the first cell (cells); follows from
+            images, budget and machine when not given.
+        depth: blocks per stage (residual), most layers of a stage (mobile), or number of cells (cells).
+        resolution: largest side in pixels that the first stage or cell works on; the stem halves images until they fit.
         nodes: nodes per cell.
-        code_size: length of the compressed code of each node.
+        choose: how many candidates a block of the residual space adds up.
+        start: where a search begins, and what is trained when there is none: the "reference" architecture of the space,
+            or a "random" one.
+        code_size: length of the compressed code of each node of a cell.
         penalty: weight of the L1 norm in the LASSO that recovers the sparse codes.
+        gradient: how mixing weights depend on the codes: "one_step" of the ISTA iteration, or "implicit" (exact on the
+            support).
+        loss: what the codes descend: the "training" loss at every step, or the "validation" loss every `every` steps.
         learning_rate: of Adam on the compressed codes.
+        recover_every: steps between two recoveries of the sparse codes; 20 recoveries per search when not given.
         deadline: share of the run after which the search ends at the latest; the rest belongs to the final network.
         tolerance: a node freezes when its sparse code moves at most this far between two recoveries.
     """
 
-    cells: int = 5
-    channels: int = 16
-    resolution: int = 20
+    width: int | None = None
+    depth: int | None = None
+    resolution: int | None = None
     nodes: int = 4
+    choose: int = 1
+    start: Literal["reference", "random"] = "reference"
     code_size: int = 7
     penalty: float = 0.1
+    gradient: Literal["one_step", "implicit"] = "one_step"
+    loss: Literal["training", "validation"] = "training"
     learning_rate: float = 0.005
+    recover_every: int | None = None
     deadline: float = 0.4
     tolerance: float = 0.001
 
@@ -60,15 +73,21 @@ class AugmentationConfig(Section):
     """How the augmentation policy is learned.
 
     Args:
-        rule: "validation" (pairs whose images help the validation loss) or "adversarial" (pairs with high training
-            loss).
+        rule: "generalisation" (operations that close the gap between training and validation loss), "validation" (pairs
+            whose images help the validation loss at the next step) or "adversarial" (pairs with high training loss).
+        temperature: of the generalisation rule, in units of the validation loss; the lower, the more the best
+            operations are preferred.
+        harm: of the generalisation rule, what a nat of loss that an operation adds to unseen images weighs against one
+            that it adds to training images.
         structure: "slots" (one softmax for each of the two operations) or "pairs" (a free matrix over all ordered
             pairs).
         identity: probability of leaving the image alone, in each of the two slots, at the start.
-        learning_rate: of Adam on the logits.
+        learning_rate: of Adam on the logits, in the other rules.
     """
 
-    rule: Literal["validation", "adversarial"] = "validation"
+    rule: Literal["generalisation", "validation", "adversarial"] = "generalisation"
+    temperature: float = 0.1
+    harm: float = 2.0
     structure: Literal["slots", "pairs"] = "slots"
     identity: float = 0.5
     learning_rate: float = 0.02
@@ -79,9 +98,11 @@ class HyperparametersConfig(Section):
     """Optimiser settings of the network weights: where they start, and how fast those that are learned may move.
 
     Args:
-        learning_rate: peak of the schedule at the start.
+        learning_rate: peak of the schedule at the start; of a network that was brought, the peak of its head, which is
+            the last layer with an output per class: its other weights start at 0.3 times that, and learn their own.
         weight_decay: L2 coefficient at the start.
         momentum: of SGD.
+        label_smoothing: share of each label that is spread over all classes, in the training loss.
         warmup: share of the run in which the learning rate rises linearly.
         rate: how far the logarithm of a learned value moves per update at full agreement of the gradients; follows the
             schedule.
@@ -91,9 +112,10 @@ class HyperparametersConfig(Section):
     learning_rate: float = 0.1
     weight_decay: float = 5e-4
     momentum: float = 0.9
+    label_smoothing: float = 0.1
     warmup: float = 0.05
-    rate: float = 2.0
-    resting_cosine: float = -0.04
+    rate: float = 0.5
+    resting_cosine: float = -0.02
 
 
 @dataclass(eq=False)
@@ -104,16 +126,23 @@ class Config:
         budget: wall-clock time for everything, "90s", "10m", "1.5h" or seconds. When neither this nor epochs is given,
             40 ms per training image, at least half a minute and at most 20 minutes.
         epochs: passes over the training images instead of a budget.
-        space: the search space.
+        space: the search space: "residual" (dense convolutions), "mobile" (inverted residuals), "cells" (of DARTS), or
+            "auto".
+        network: a network to train instead of one of a space: a ``torch.nn.Module`` that maps (N, channels, height,
+            width) to logits (N, classes), which is copied; or "path/to/file.py:function", a function that returns one
+            and is called with those of channels, classes, image_size that it asks for. Training starts from the weights
+            in it and leaves alone those without ``requires_grad``. Every ``SparseChoice`` in it is searched.
         learn: which parts are learned beside the weights, separated by commas: architecture, augmentation,
             hyperparameters; or none.
         image_size: side in pixels that images are brought to; when not given, their own, at most 64.
-        batch_size: images per step.
+        batch_size: images per step; when not given 128, or 64 with fewer than 2,000 training images.
         every: policy and hyper-parameters learn from one validation batch every this many steps.
         validation_fraction: share of the training images held out to learn policy and hyper-parameters, where the
             source has none.
         test_fraction: share of the images held out for the final test, where the source has no test images.
         seed: of weights, dictionaries, order of images and draws.
+        max_parameters: the most weights that any architecture of the run may have.
+        max_flops: the most multiply-adds per image.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "32" or "bf16".
         on_bad_image: "error", or "skip" files that are not images.
@@ -122,14 +151,17 @@ class Config:
 
     budget: str | float | None = None
     epochs: int | None = None
-    space: Literal["cells"] = "cells"
+    space: Literal["auto", "residual", "mobile", "cells"] = "auto"
+    network: Any = None
     learn: str | Sequence[str] = "architecture,augmentation,hyperparameters"
     image_size: int | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     every: int = 8
     validation_fraction: float = 0.1
     test_fraction: float = 0.15
     seed: int = 0
+    max_parameters: int | None = None
+    max_flops: int | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
     on_bad_image: Literal["error", "skip"] = "error"
@@ -137,11 +169,18 @@ class Config:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     hyperparameters: HyperparametersConfig = field(default_factory=HyperparametersConfig)
 
+    def images_per_step(self) -> int:
+        """Return the batch size once it is decided."""
+        assert self.batch_size is not None
+        return self.batch_size
+
 
 def config_dict(config: Config) -> dict[str, Any]:
     """Return the settings as nested plain values, ready for YAML or JSON."""
     values = {f.name: getattr(config, f.name) for f in fields(Config)}
     values["learn"] = ",".join(learned_parts(config.learn)) or "none"
+    if config.network is not None and not isinstance(config.network, str):
+        values["network"] = f"<{type(config.network).__name__}>"
     return {k: asdict(v) if isinstance(v, Section) else v for k, v in values.items()}
 
 
@@ -182,6 +221,14 @@ def check(config: Config) -> None:
         if config.epochs is not None:
             raise DhaError(f"budget={config.budget!r} and epochs={config.epochs}: give one of the two")
         parse_budget(config.budget)
+    if isinstance(config.network, str) and config.network.startswith("<"):
+        raise DhaError(
+            f"network={config.network!r} stands for a module, which a settings file cannot hold: give the module in "
+            "Python, or network=path/to/file.py:function"
+        )
+    if config.network is not None and config.space != "auto":
+        network = config_dict(config)["network"]
+        raise DhaError(f"space={config.space!r} and network={network!r}: give one of the two")
     for name, low, high in _RANGES:
         value: Any = config
         for part in name.split("."):
@@ -192,9 +239,9 @@ def check(config: Config) -> None:
         if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
             wanted = "a whole number" if isinstance(low, int) else "a number"
             raise DhaError(f"{name}={value!r}: expected {wanted} between {low} and {high}")
-    for prefix, kind in (("", Config), ("augmentation.", AugmentationConfig)):
-        section = config if kind is Config else config.augmentation
-        for name, hint in get_type_hints(kind).items():
+    for prefix in ("", "architecture.", "augmentation."):
+        section: Any = getattr(config, prefix[:-1]) if prefix else config
+        for name, hint in get_type_hints(type(section) if prefix else Config).items():
             value = getattr(section, name)
             if get_origin(hint) is Literal and value not in get_args(hint):
                 raise DhaError(f"{prefix}{name}={value!r}: choose from {', '.join(get_args(hint))}")
@@ -208,20 +255,27 @@ _RANGES: list[tuple[str, float, float]] = [
     ("validation_fraction", 0.01, 0.5),
     ("test_fraction", 0.01, 0.5),
     ("seed", 0, 2**31),
-    ("architecture.cells", 1, 100),
-    ("architecture.channels", 2, 4096),
+    ("max_parameters", 1, 10**12),
+    ("max_flops", 1, 10**15),
+    ("architecture.width", 2, 4096),
+    ("architecture.depth", 1, 100),
     ("architecture.resolution", 4, 2048),
     ("architecture.nodes", 1, 16),
+    ("architecture.choose", 1, 7),
     ("architecture.code_size", 1, 64),
     ("architecture.penalty", 1e-4, 10.0),
     ("architecture.learning_rate", 0.0, 1.0),
+    ("architecture.recover_every", 1, 1_000_000),
     ("architecture.deadline", 0.0, 1.0),
     ("architecture.tolerance", 0.0, 100.0),
+    ("augmentation.temperature", 1e-4, 100.0),
+    ("augmentation.harm", 0.0, 100.0),
     ("augmentation.identity", 0.001, 0.999),
     ("augmentation.learning_rate", 0.0, 10.0),
     ("hyperparameters.learning_rate", 1e-8, 100.0),
     ("hyperparameters.weight_decay", 0.0, 1.0),
     ("hyperparameters.momentum", 0.0, 0.999),
+    ("hyperparameters.label_smoothing", 0.0, 0.9),
     ("hyperparameters.warmup", 0.0, 0.9),
     ("hyperparameters.rate", 0.0, 10.0),
     ("hyperparameters.resting_cosine", -1.0, 1.0),

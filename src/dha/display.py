@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from dha.fit import Run
+from dha.joint import BACKBONE
 
 
 class Display:
@@ -58,8 +59,8 @@ def summary(run: Run, out: str | Path) -> str:
     """Return the closing lines: test accuracy, architecture, policy, hyper-parameters, and where the model lies."""
     first, last, start = run.history[0], run.history[-1], run.config.hyperparameters
     lines = [
-        f"architecture: {run.model.network.genotype}",
-        f"learning rate: {start.learning_rate:g} -> {last['learning_rate']:g} (peak of the schedule)",
+        f"architecture: {run.model.genotype}",
+        *_learning_rates(run),
         f"weight decay: {start.weight_decay:g} -> {last['weight_decay']:g}",
     ]
     if last["policy_top_pairs"]:
@@ -73,3 +74,13 @@ def summary(run: Run, out: str | Path) -> str:
         lines.append(f"test accuracy: {100 * run.test_accuracy:.2f} %")
     lines.append(f"model: {Path(out) / 'model'}")
     return "\n".join(lines)
+
+
+def _learning_rates(run: Run) -> list[str]:
+    last, start = run.history[-1], run.config.hyperparameters.learning_rate
+    if last["head_learning_rate"] == "":
+        return [f"learning rate: {start:g} -> {last['learning_rate']:g} (peak of the schedule)"]
+    return [
+        f"learning rate: {BACKBONE * start:g} -> {last['learning_rate']:g} (peak of the schedule)",
+        f"learning rate of the head: {start:g} -> {last['head_learning_rate']:g}",
+    ]

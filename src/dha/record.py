@@ -2,13 +2,13 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import yaml
 
-from dha.architecture import SparseCodes
 from dha.config import Config, config_dict
 from dha.data import Source
 from dha.engine import write_text
@@ -52,10 +52,19 @@ def row(
     epoch: int,
     totals: list[float],
     validation: tuple[float, float],
-    changes: list[list[float]],
+    changes: Sequence[float],
     seconds: float,
 ) -> dict[str, Any]:
-    """Return one row of metrics; ``totals`` are the sums of losses, hits and images of the epoch."""
+    """Return one row of metrics.
+
+    Args:
+        joint: what is learned.
+        epoch: its number, from 1.
+        totals: sums of losses, hits and images of the epoch.
+        validation: loss and accuracy.
+        changes: the largest move of the sparse code of each node in the epoch.
+        seconds: since the run began.
+    """
     images = max(1.0, totals[2])
     values: dict[str, Any] = {
         "epoch": epoch,
@@ -64,7 +73,8 @@ def row(
         "train_accuracy": round(totals[1] / images, 5),
         "validation_loss": round(validation[0], 5),
         "validation_accuracy": round(validation[1], 5),
-        "learning_rate": float(f"{joint.peak.value.item():.4g}"),
+        "learning_rate": float(f"{joint.peaks[0].value.item():.4g}"),
+        "head_learning_rate": float(f"{joint.peaks[1].value.item():.4g}") if joint.head else "",
         "scheduled_learning_rate": float(f"{float(joint.optimizer.param_groups[0]['lr']):.4g}"),
         "weight_decay": float(f"{joint.weight_decay.value.item():.4g}"),
         "policy_entropy": "",
@@ -75,11 +85,8 @@ def row(
         values["policy_entropy"] = round(joint.policy.entropy().item(), 4)
         pairs = joint.policy.top_pairs(TOP_PAIRS)
         values["policy_top_pairs"] = " ".join(f"{a}>{b}:{p:.3f}" for a, b, p in pairs)
-    nodes = len(joint.codes.code)
-    half = nodes // 2
-    for node in range(nodes):
-        name = f"change_{'normal' if node < half else 'reduction'}_{node % half}"
-        values[name] = round(max((c[node] for c in changes), default=0.0), 5)
+    for node, change in enumerate(changes):
+        values[f"change_{node}"] = round(change, 5)
     return values
 
 
@@ -98,7 +105,7 @@ def append(folder: Path | None, history: list[dict[str, Any]]) -> None:
 
 def learned(joint: JointTraining, history: list[dict[str, Any]], test_accuracy: float | None) -> dict[str, Any]:
     """Return what ``model.json`` says beside the network: policy, course of the hyper-parameters, results."""
-    names = ("epoch", "learning_rate", "scheduled_learning_rate", "weight_decay")
+    names = ("epoch", "learning_rate", "head_learning_rate", "scheduled_learning_rate", "weight_decay")
     last = history[-1] if history else {}
     return {
         "policy": None if joint.policy is None else joint.policy.to_dict(),
@@ -113,10 +120,19 @@ def learned(joint: JointTraining, history: list[dict[str, Any]], test_accuracy: 
     }
 
 
-def finish(folder: Path | None, model: TrainedModel, codes: SparseCodes) -> None:
-    """Write the delivered model, and the codes and dictionaries that its architecture came from."""
-    if folder is None:
+def finish(folder: Path | None, model: TrainedModel) -> None:
+    """Write the delivered model."""
+    if folder is not None:
+        model.save(folder / "model")
+
+
+def codes(folder: Path | None, joint: JointTraining) -> None:
+    """Write the codes and dictionaries that the architecture came from, at the end of a search."""
+    if folder is None or not joint.codes:
         return
-    model.save(folder / "model")
-    state = {name: tensor.cpu().contiguous() for name, tensor in codes.state_dict().items()}
+    state = {
+        f"{index}.{name}": tensor.cpu().contiguous()
+        for index, codes in enumerate(joint.codes)
+        for name, tensor in codes.state_dict().items()
+    }
     safetensors.torch.save_file(state, folder / "codes.safetensors")

@@ -61,7 +61,7 @@ def test_recovery_changes_the_network_that_runs():
     images, before = torch.randn(2, 1, 8, 8), search.genotype
     with torch.no_grad():
         search.codes.compressed.neg_().add_(torch.randn(search.codes.compressed.shape))
-    change = search.recover(tolerance=0.0)
+    change = search.codes.recover(tolerance=0.0).change
     assert len(change) == 8
     assert min(change) > 0
     assert search.genotype != before

@@ -74,6 +74,46 @@ def test_weight_gradient_against_finite_differences_on_a_fixed_support():
         assert gradient[index].item() == pytest.approx(((above - below) / (2 * step)).item(), rel=1e-5, abs=1e-8)
 
 
+def test_implicit_weights_are_the_solution_of_the_lasso():
+    codes = SparseCodes([4, 4], operations=5, penalty=0.1, gradient="implicit", seed=3)
+    chosen = codes.code.gather(1, codes.chosen)
+    support = chosen != 0
+    assert support.any()
+    torch.testing.assert_close(codes.weights()[support], chosen[support], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_implicit_gradient_against_finite_differences_of_the_lasso(seed):
+    codes = SparseCodes([3, 4], operations=4, size=5, penalty=0.05, gradient="implicit", seed=seed).double()
+    codes.recover(tolerance=0.0)
+    support = codes.code.gather(1, codes.chosen) != 0
+    assert support.any()
+    coefficients = torch.randn(2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * support
+
+    def value() -> torch.Tensor:
+        # Solved anew: an oracle that knows nothing of the formula of the weights.
+        return (coefficients * lasso(codes.dictionary, codes.compressed.detach(), 0.05).gather(1, codes.chosen)).sum()
+
+    (coefficients * codes.weights()).sum().backward()
+    gradient = codes.compressed.grad
+    assert gradient is not None
+    assert gradient.abs().max() > 0.1
+    step = 1e-5
+    for index in np.ndindex(*codes.compressed.shape):
+        with torch.no_grad():
+            codes.compressed[index] += step
+            above = value()
+            codes.compressed[index] -= 2 * step
+            below = value()
+            codes.compressed[index] += step
+        assert gradient[index].item() == pytest.approx(((above - below) / (2 * step)).item(), rel=1e-3, abs=1e-4)
+
+
+def test_the_search_starts_where_it_is_told():
+    codes = SparseCodes([3, 3], operations=4, start=[[1, 6], [9, 2]])
+    assert [sorted(node) for node in codes.choices()] == [[(0, 1), (1, 2)], [(0, 2), (2, 1)]]
+
+
 def test_weights_on_the_support_are_the_code_plus_the_soft_threshold():
     codes = SparseCodes([4, 4], operations=5, penalty=0.1, seed=3)
     weights, chosen = codes.weights(), codes.code.gather(1, codes.chosen)

@@ -15,7 +15,8 @@ from dha.model import TrainedModel, labelled_images
 def model():
     network = CellSearchNetwork(1, 10, 8, cells=2, channels=4, nodes=2).derive().eval()
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return TrainedModel(network, tuple(range(10)), Preprocessing(8, 1, (0.3,), (0.4,)), {"results": {"epochs": 1}})
+    preprocessing = Preprocessing(8, 1, (0.3,), (0.4,))
+    return TrainedModel(network, tuple(range(10)), preprocessing, network.genotype, {"results": {"epochs": 1}})
 
 
 def test_saved_and_loaded_models_agree_to_the_bit(model, tmp_path):

@@ -1,7 +1,46 @@
-"""Sparse-coded architectures: the LASSO codes, the cell space, and the genotype that a search writes down."""
+"""Sparse-coded architectures: the LASSO codes, blocks and spaces chosen by them, and the genotypes they write down."""
 
+from dha.architecture.blocks import BlockGenotype, BlockNetwork
 from dha.architecture.cells import CellNetwork, CellSearchNetwork
+from dha.architecture.choice import SparseChoice, Sum, derive
 from dha.architecture.genotype import Genotype
+from dha.architecture.given import GivenGenotype, genotype_of, given_limits, given_network, head_weights, layout
+from dha.architecture.limits import Limits
+from dha.architecture.mobile import MobileNetwork
+from dha.architecture.operations import OPERATIONS, Scale
+from dha.architecture.recovery import recover, sparse_codes
+from dha.architecture.residual import BRANCHES, ResidualNetwork
+from dha.architecture.spaces import SIZES, Size, plain_network, search_network
 from dha.architecture.sparse import Recovery, SparseCodes, lasso
 
-__all__ = ["CellNetwork", "CellSearchNetwork", "Genotype", "Recovery", "SparseCodes", "lasso"]
+__all__ = [
+    "BRANCHES",
+    "OPERATIONS",
+    "SIZES",
+    "BlockGenotype",
+    "BlockNetwork",
+    "CellNetwork",
+    "CellSearchNetwork",
+    "Genotype",
+    "GivenGenotype",
+    "Limits",
+    "MobileNetwork",
+    "Recovery",
+    "ResidualNetwork",
+    "Scale",
+    "Size",
+    "SparseChoice",
+    "SparseCodes",
+    "Sum",
+    "derive",
+    "genotype_of",
+    "given_limits",
+    "given_network",
+    "head_weights",
+    "lasso",
+    "layout",
+    "plain_network",
+    "recover",
+    "search_network",
+    "sparse_codes",
+]

@@ -5,6 +5,7 @@ al., TMLR 2022).
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from dha.architecture.operations import OPERATIONS, absorb, reduce_norm, relu_co
 from dha.architecture.sparse import SparseCodes
 
 INPUTS_PER_NODE = 2
+REFERENCE = "separable_3x3"
 
 
 def stem(channels_in: int, channels_out: int, image_size: int, resolution: int) -> nn.Sequential:
@@ -98,7 +100,7 @@ class CellNetwork(nn.Module):
         candidates: Sequence[Sequence[tuple[int, str]]] | None = None,
     ) -> None:
         super().__init__()
-        self.genotype = genotype
+        self._genotype = genotype
         channels = genotype.channels
         before_last = last = 3 * channels
         self.stem = stem(channels_in, last, image_size, genotype.resolution)
@@ -112,6 +114,11 @@ class CellNetwork(nn.Module):
             before_last, last, after_reduction = last, channels * len(nodes), reduction
         self.head = nn.Linear(last, classes)
 
+    @property
+    def genotype(self) -> Genotype:
+        """The architecture."""
+        return self._genotype
+
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, classes)."""
         return self._forward(images, None, None)
@@ -120,8 +127,9 @@ class CellNetwork(nn.Module):
         self, images: Tensor, normal: Sequence[Sequence[Tensor]] | None, reduction: Sequence[Sequence[Tensor]] | None
     ) -> Tensor:
         older = newer = self.stem(images)
+        genotype = self.genotype
         for cell, reduces in zip(self.cells, self.reductions, strict=True):
-            nodes = self.genotype.reduction if reduces else self.genotype.normal
+            nodes = genotype.reduction if reduces else genotype.normal
             older, newer = newer, cell(older, newer, nodes, reduction if reduces else normal)
         return self.head(torch.relu(newer).mean(dim=(2, 3)))
 
@@ -130,13 +138,15 @@ class CellSearchNetwork(CellNetwork):
     """The cell space during its search: all candidates hold weights, only the chosen ones are computed.
 
     Its cost and memory per step are those of the derived network. ``codes`` are the architecture parameters: train
-    ``codes.compressed`` like any other parameter and call ``recover`` from time to time.
+    ``codes.compressed`` like any other parameter and recover them from time to time.
 
     Args:
         channels_in, classes, image_size: as in ``CellNetwork``.
         cells, channels, resolution: as in ``Genotype``.
         nodes: nodes per cell.
-        code_size, penalty, seed: as in ``SparseCodes``.
+        start: where the search begins: with separable 3x3 convolutions of both inputs of the cell in every node, or at
+            random.
+        code_size, penalty, gradient, seed: as in ``SparseCodes``.
     """
 
     def __init__(
@@ -149,8 +159,10 @@ class CellSearchNetwork(CellNetwork):
         channels: int = 16,
         resolution: int = 20,
         nodes: int = 4,
+        start: Literal["reference", "random"] = "reference",
         code_size: int = 7,
         penalty: float = 0.1,
+        gradient: Literal["one_step", "implicit"] = "one_step",
         seed: int = 0,
     ) -> None:
         names = list(OPERATIONS)
@@ -161,11 +173,24 @@ class CellSearchNetwork(CellNetwork):
             choose=INPUTS_PER_NODE,
             size=code_size,
             penalty=penalty,
+            gradient=gradient,
+            start=[[source * len(names) + names.index(REFERENCE) for source in (0, 1)]] * 2 * nodes
+            if start == "reference"
+            else None,
             seed=seed,
         )
-        super().__init__(_genotype(codes, cells, channels, resolution), channels_in, classes, image_size, candidates)
+        super().__init__(
+            _genotype(codes, names, cells, channels, resolution), channels_in, classes, image_size, candidates
+        )
+        self.names = names
         self.codes = codes
         self._rebuild = (channels_in, classes, image_size)
+
+    @property
+    def genotype(self) -> Genotype:
+        """The architecture that the codes choose now."""
+        sizes = self._genotype
+        return _genotype(self.codes, self.names, sizes.cells, sizes.channels, sizes.resolution)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, classes); differentiable in weights and codes."""
@@ -173,22 +198,16 @@ class CellSearchNetwork(CellNetwork):
         nodes = len(weights) // 2
         return self._forward(images, weights[:nodes], weights[nodes:])
 
-    def recover(self, tolerance: float) -> list[float]:
-        """Recover the sparse codes, choose the operations anew, and return how far each node's code moved."""
-        recovery = self.codes.recover(tolerance)
-        now = self.genotype
-        self.genotype = _genotype(self.codes, now.cells, now.channels, now.resolution)
-        return recovery.change
-
     @torch.no_grad()
     def derive(self) -> CellNetwork:
         """Return a plain copy with the chosen operations only, mixing weights absorbed: the same function."""
-        network = CellNetwork(self.genotype, *self._rebuild).to(self.head.weight.device)
+        genotype = self.genotype
+        network = CellNetwork(genotype, *self._rebuild).to(self.head.weight.device)
         state = self.state_dict()
         network.load_state_dict({name: state[name] for name in network.state_dict()})
         weights = self.codes.weights()
         for cell, reduces in zip(network.cells, self.reductions, strict=True):
-            nodes = self.genotype.reduction if reduces else self.genotype.normal
+            nodes = genotype.reduction if reduces else genotype.normal
             offset = len(nodes) if reduces else 0
             for index, node in enumerate(nodes):
                 for (source, name), weight in zip(node, weights[offset + index], strict=True):
@@ -196,8 +215,7 @@ class CellSearchNetwork(CellNetwork):
         return network.train(self.training)
 
 
-def _genotype(codes: SparseCodes, cells: int, channels: int, resolution: int) -> Genotype:
-    names = list(OPERATIONS)
+def _genotype(codes: SparseCodes, names: Sequence[str], cells: int, channels: int, resolution: int) -> Genotype:
     nodes = tuple(tuple((edge, names[operation]) for edge, operation in node) for node in codes.choices())
     half = len(nodes) // 2
     return Genotype(nodes[:half], nodes[half:], cells, channels, resolution)

@@ -27,8 +27,12 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, ceil(H/stride), ceil(W/stride))."""
-        if self.stride[0] > 1 or input.device.type != "cpu":
+        if input.device.type != "cpu":
             return super().forward(input)
+        if self.stride[0] > 1:
+            # In the precision of the weights, because the kernels of bfloat16 are many times slower.
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(input.to(self.weight.dtype)).to(input.dtype)
         kernel, dilation = self.kernel_size[0], self.dilation[0]
         # Taps that reach over the whole image only ever see padding.
         unused = max(0, kernel // 2 - (max(input.shape[2:]) - 1) // dilation)

@@ -3,6 +3,7 @@
 It stands alone: nothing here knows the network, the loss or the run.
 """
 
+from dha.augmentation.generalisation import GeneralisationRule
 from dha.augmentation.operations import OPERATIONS, Operation
 from dha.augmentation.policy import Draws, PairPolicy
 from dha.augmentation.rules import adversarial_gradient, alignments, standardise, validation_gradient
@@ -10,6 +11,7 @@ from dha.augmentation.rules import adversarial_gradient, alignments, standardise
 __all__ = [
     "OPERATIONS",
     "Draws",
+    "GeneralisationRule",
     "Operation",
     "PairPolicy",
     "adversarial_gradient",

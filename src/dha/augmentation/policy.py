@@ -68,6 +68,13 @@ class PairPolicy:
         """Return the logits for an optimiser: two vectors (K,) for "slots", one matrix (K, K) for "pairs"."""
         return self._logits
 
+    @torch.no_grad()
+    def set_slots(self, logits: Tensor) -> None:
+        """Make the slots independent, with these logits (2, K)."""
+        values = list(logits) if self.structure == "slots" else [logits[0][:, None] + logits[1]]
+        for parameter, value in zip(self._logits, values, strict=True):
+            parameter.copy_(value)
+
     def log_probabilities(self) -> Tensor:
         """Return the log-probability of every ordered pair, (K, K), differentiable in the logits."""
         if self.structure == "pairs":

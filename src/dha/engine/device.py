@@ -1,6 +1,8 @@
 """Devices and precision through Lightning Fabric, and copies to the host that nothing has to wait for."""
 
+import ctypes
 import logging
+import sys
 from typing import Any
 
 import torch
@@ -8,6 +10,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from dha.errors import DhaError
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Of mallopt(3)."""
 
 
 def make_fabric(device: str, precision: str, image_size: int) -> Fabric:
@@ -34,9 +39,21 @@ def make_fabric(device: str, precision: str, image_size: int) -> Fabric:
     # Fabric announces the precision in the middle of the progress display; it is in the saved settings.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     options: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
+    if device == "cpu":
+        _keep_memory()
     fabric = Fabric(accelerator=device, devices=1, precision=options[precision])
     fabric.launch()
     return fabric
+
+
+def _keep_memory() -> None:
+    """Let freed memory stay with the process: glibc gives large tensors back to the system and fetches them by the page
+    at the next use, which costs up to half of a step.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)  # pyright: ignore[reportOptionalMemberAccess]
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def _computes_in_bf16(device: str) -> bool:

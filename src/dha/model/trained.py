@@ -9,15 +9,24 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dha.architecture import CellNetwork, Genotype
+from dha.architecture import (
+    BlockGenotype,
+    Genotype,
+    GivenGenotype,
+    genotype_of,
+    given_network,
+    layout,
+    plain_network,
+)
 from dha.data import Preprocessing, load_source
 from dha.engine import replaced_folder
 from dha.errors import DhaError
 
 FORMAT = 1
 BATCH = 256
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, safetensors.SafetensorError)
 
 
 @dataclass
@@ -25,15 +34,17 @@ class TrainedModel:
     """A network that maps photographs to classes.
 
     Attributes:
-        network: the plain network.
+        network: the plain network, from normalised images to logits.
         classes: the class of each output, in order.
         preprocessing: what images need before the network.
+        genotype: how the network is written down.
         learned: the policy, the hyper-parameters and the results of the run, as they are written to ``model.json``.
     """
 
-    network: CellNetwork
+    network: nn.Module
     classes: tuple[str, ...] | tuple[int, ...]
     preprocessing: Preprocessing
+    genotype: Genotype | BlockGenotype | GivenGenotype
     learned: dict[str, Any] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -56,10 +67,10 @@ class TrainedModel:
 
     def _logits(self, images: Tensor) -> Iterator[Tensor]:
         self.network.eval()
-        device = self.network.head.weight.device
+        device = next(self.network.parameters()).device
         for batch in images.split(BATCH):
             pixels = self.preprocessing.normalise(batch.to(device).float() / 255)
-            yield self.network(pixels.contiguous(memory_format=torch.channels_last))
+            yield self.network(pixels.contiguous(memory_format=layout(self.network)))
 
     def save(self, folder: str | Path) -> None:
         """Write ``weights.safetensors`` and ``model.json`` to ``folder``, in place of what was there."""
@@ -67,21 +78,28 @@ class TrainedModel:
             "format": FORMAT,
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_dict(),
-            "genotype": self.network.genotype.to_dict(),
+            "genotype": self.genotype.to_dict(),
             **self.learned,
         }
         with replaced_folder(Path(folder)) as partial:
-            # safetensors wants row-major memory; channels-last is a matter of speed and is set again after loading.
-            state = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+            # safetensors wants row-major memory, of one name each; channels-last is a matter of speed and is set again
+            # after loading, shared weights are shared again by the network itself.
+            row_major = torch.contiguous_format
+            state = {name: t.clone(memory_format=row_major) for name, t in self.network.state_dict().items()}
             safetensors.torch.save_file(state, partial / "weights.safetensors")
             (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
     @staticmethod
-    def load(folder: str | Path, device: str = "cpu") -> "TrainedModel":
-        """Read what ``save`` wrote. Nothing is unpickled and no code from the folder runs.
+    def load(folder: str | Path, device: str = "cpu", network: str | nn.Module | None = None) -> "TrainedModel":
+        """Read what ``save`` wrote. Nothing is unpickled, and no code runs that the folder holds or names.
+
+        Args:
+            folder: of the model.
+            device: where the network will be.
+            network: the network that was brought to the run, once more: as in ``Config``; its weights are replaced.
 
         Raises:
-            DhaError: if the folder is not a dha model, or its files do not fit each other.
+            DhaError: if the folder is not a dha model, its files do not fit each other, or ``network`` does not.
         """
         folder = Path(folder)
         file = folder / "model.json"
@@ -93,19 +111,46 @@ class TrainedModel:
                 raise DhaError(f"{file} has format {description['format']!r}, this dha reads {FORMAT}: update dha")
             classes = tuple(description["classes"])
             preprocessing = Preprocessing.from_dict(description["preprocessing"])
-            genotype = Genotype.from_dict(description["genotype"])
             weights = safetensors.torch.load_file(folder / "weights.safetensors")
-            network = CellNetwork(genotype, preprocessing.channels, len(classes), preprocessing.image_size)
-            network.load_state_dict(weights)
+            plain, genotype = _built(folder, description["genotype"], preprocessing, len(classes), network, device)
+            plain.load_state_dict(weights)
         except DhaError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        except _DAMAGE as error:
+            if network is not None:
+                said = " ".join(str(error).split())
+                raise DhaError(f"{folder} does not fit the network given ({said}): give that of its run") from error
             raise DhaError(
                 f"{folder} is damaged or was not written by dha ({error}): copy or train the model again"
             ) from error
-        network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        plain.to(device, memory_format=layout(plain))  # pyright: ignore[reportCallIssue]
         learned = {k: v for k, v in description.items() if k not in ("format", "classes", "preprocessing", "genotype")}
-        return TrainedModel(network.eval(), classes, preprocessing, learned)
+        return TrainedModel(plain.eval(), classes, preprocessing, genotype, learned)
+
+
+def _built(
+    folder: Path,
+    data: dict[str, Any],
+    preprocessing: Preprocessing,
+    classes: int,
+    network: str | nn.Module | None,
+    device: str,
+) -> tuple[nn.Module, Genotype | BlockGenotype | GivenGenotype]:
+    shape = preprocessing.channels, classes, preprocessing.image_size
+    if data.get("space") != "given":
+        if network is not None:
+            raise DhaError(f"{folder} holds its network, of the space {data.get('space')!r}: leave network= out")
+        plain = plain_network(data, *shape)
+        return plain, genotype_of(plain, None)
+    genotype = GivenGenotype.from_dict(data)
+    if network is None:
+        name = genotype.network
+        python, shell = (repr(name), name) if ":" in name else (f"a module {name}", "path/to/file.py:function")
+        raise DhaError(
+            f"{folder} holds the weights of {name} and not its code, and runs no code that it names: give the network "
+            f"of the run again, as network={python} in Python or --network {shell}"
+        )
+    return given_network(network, *shape, genotype.blocks, device), genotype
 
 
 def labelled_images(model: TrainedModel, source: Any, labels: Any = None) -> tuple[Tensor, Tensor]:

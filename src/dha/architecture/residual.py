@@ -1,0 +1,113 @@
+"""The residual space: dense convolutions that keep a machine busy, in the skeleton of a small residual network.
+
+Skeleton: the nine-layer residual network that won DAWNBench (Page, "How to train your ResNet", 2018), with the residual
+branch of every block chosen by a sparse code.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dha.architecture.blocks import BlockNetwork, Choice
+from dha.architecture.depthwise import DepthwiseConv2d
+from dha.architecture.operations import Scale
+
+STAGES = 3
+SMALLEST = 4
+"""Side in pixels below which nothing is halved any more."""
+
+
+def conv_norm(channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    """Return a convolution with "same" padding, and BatchNorm."""
+    conv = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(channels_out)]
+
+
+def conv_norm_relu(channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    """Return a convolution with "same" padding, BatchNorm and ReLU."""
+    return [*conv_norm(channels_in, channels_out, kernel, stride), nn.ReLU()]
+
+
+def _pair(channels: int, between: int) -> nn.Sequential:
+    return nn.Sequential(*conv_norm_relu(channels, between), *conv_norm(between, channels))
+
+
+def _bottleneck(channels: int) -> nn.Sequential:
+    half = max(1, channels // 2)
+    return nn.Sequential(*conv_norm_relu(channels, half, 1), *conv_norm_relu(half, half), *conv_norm(half, channels, 1))
+
+
+def _inverted(channels: int) -> nn.Sequential:
+    between = 3 * channels
+    depthwise = [DepthwiseConv2d(between, 3), nn.BatchNorm2d(between), nn.ReLU()]
+    return nn.Sequential(*conv_norm_relu(channels, between, 1), *depthwise, *conv_norm(between, channels, 1))
+
+
+BRANCHES = {
+    "pair_3x3": lambda c: _pair(c, c),
+    "wide_3x3": lambda c: _pair(c, 2 * c),
+    "narrow_3x3": lambda c: _pair(c, max(1, c // 2)),
+    "bottleneck": _bottleneck,
+    "single_5x5": lambda c: nn.Sequential(*conv_norm(c, c, 5)),
+    "inverted_3x3": _inverted,
+    "skip": lambda c: nn.Sequential(Scale()),
+}
+"""Name -> constructor of a residual branch from its channels; all keep the shape."""
+
+
+class Residual(nn.Module):
+    """Adds a chosen branch to its input: ``relu(x + branch(x))``."""
+
+    def __init__(self, channels: int, choice: Choice) -> None:
+        super().__init__()
+        self.branch = choice({name: lambda make=make: make(channels) for name, make in BRANCHES.items()})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the same shape."""
+        return torch.relu(x + self.branch(x))
+
+
+class ResidualNetwork(BlockNetwork):
+    """A network of the residual space: stem, three stages that double the channels, linear head.
+
+    Args:
+        channels_in: channels of the images.
+        classes: number of outputs.
+        image_size: side of the images in pixels.
+        choice: makes the blocks: ``searched(...)`` for a search, ``written(...)`` for the plain network of a genotype.
+        width: channels of the stem.
+        depth: residual blocks per stage.
+        resolution: largest side in pixels that the first stage works on; the stem halves images until they fit.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        classes: int,
+        image_size: int,
+        choice: Choice,
+        *,
+        width: int = 16,
+        depth: int = 1,
+        resolution: int = 40,
+    ) -> None:
+        super().__init__("residual", width, depth, resolution)
+        layers: list[nn.Module] = []
+        channels, side = channels_in, image_size
+        while side > resolution:
+            layers += conv_norm_relu(channels, width, stride=2)
+            channels, side = width, (side + 1) // 2
+        layers += conv_norm_relu(channels, width)
+        channels = width
+        for _ in range(STAGES):
+            layers += conv_norm_relu(channels, 2 * channels)
+            channels *= 2
+            if side >= 2 * SMALLEST:
+                layers.append(nn.MaxPool2d(2))
+                side //= 2
+            layers += [Residual(channels, choice) for _ in range(depth)]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, classes)."""
+        return self.head(0.125 * self.body(images).amax(dim=(2, 3)))
