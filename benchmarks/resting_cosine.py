@@ -22,19 +22,19 @@ from dha.fit import prepare, resolve
 
 def measure_rate(source: str, rate: float, steps: int) -> dict[str, Any]:
     """Train with one fixed learning rate and record losses and cosines."""
-    settings = HyperparametersConfig(learning_rate=rate, resting_cosine=0.0, warmup=0.0)
-    config = Config(epochs=1, learn="hyperparameters", every=2, hyperparameters=settings)
+    settings = HyperparametersConfig(learning_rate=rate, resting_cosine=0.0, warmup=0.0, label_smoothing=0.0)
+    config = Config(epochs=1, space="cells", learn="hyperparameters", every=2, hyperparameters=settings)
     splits = split(load_source(source), validation_fraction=0.1, test_fraction=0.15, seed=0)
     fabric = make_fabric("auto", "auto", splits.train.images.shape[-1])
     channels, size = splits.train.images.shape[1:3]
     preprocessing = Preprocessing(size, channels, *measure(splits.train.images))
-    batches, joint = prepare(splits, preprocessing, resolve(config, splits, fabric), fabric)
+    batches, joint = prepare(splits, preprocessing, resolve(config, splits, preprocessing, fabric), fabric)
     cosines: list[float] = []
 
     def record(direction: Tensor, rate: float) -> None:
         cosines.append(direction.item())
 
-    joint.peak.move = record
+    joint.peaks[0].move = record
     joint.network.train()
     endless = batches.forever()
     losses = [joint.step(*next(endless), progress=0.0)[0].mean().item() for _ in range(steps)]
