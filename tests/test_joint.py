@@ -33,7 +33,7 @@ def test_the_step_is_sgd_of_torch_when_nothing_is_learned(splits, small):
     )
     batches, joint = joint_training(splits, small(learn="none", hyperparameters=settings))
     oracle = copy.deepcopy(joint.plain).train()
-    optimizer = torch.optim.SGD(oracle.parameters(), lr=0.05, momentum=0.8, weight_decay=0.01)
+    optimizer = torch.optim.SGD(oracle.parameters(), lr=0.05, momentum=0.8, weight_decay=0.01, nesterov=True)
     joint.network.train()
     for (images, labels), _ in zip(batches, range(6), strict=False):
         losses, correct = joint.step(images, labels, progress=0.0)
@@ -51,17 +51,20 @@ def test_the_step_is_sgd_of_torch_when_nothing_is_learned(splits, small):
 
 def test_learning_rate_moves_by_the_cosine_at_the_new_weights(splits, small):
     settings = HyperparametersConfig(learning_rate=0.05, rate=0.3, resting_cosine=-0.1, warmup=0.0)
-    batches, joint = joint_training(splits, small(learn="hyperparameters", hyperparameters=settings))
+    batches, joint = joint_training(splits, small(learn="hyperparameters", every=1, hyperparameters=settings))
     held_out = next(iter(joint.validation))
-    joint.validation = iter([held_out])
+    joint.validation = iter([held_out] * 2)
     joint.network.train()
+    # Two steps, so that there is a momentum, and the update is what the weights moved by.
+    joint.step(*next(iter(batches)), progress=0.0)
+    before, rate = [p.detach().clone() for p in joint.plain.parameters()], joint.peaks[0].value.clone()
     joint.step(*next(iter(batches)), progress=0.0)
     network = copy.deepcopy(joint.plain)
     inputs = joint.preprocessing.normalise(held_out[0] / 255).contiguous(memory_format=torch.channels_last)
     gradient = torch.autograd.grad(F.cross_entropy(network(inputs), held_out[1]), list(network.parameters()))
-    update = [joint.optimizer.state[p]["momentum_buffer"] for p in joint.plain.parameters()]
-    expected = 0.05 * torch.exp(0.3 * (cosine(gradient, update) + 0.1))
-    assert abs(expected - 0.05) > 1e-5
+    update = [old - new.detach() for old, new in zip(before, joint.plain.parameters(), strict=True)]
+    expected = rate * torch.exp(0.3 * (cosine(gradient, update) + 0.1))
+    assert abs(expected - rate) > 1e-5
     torch.testing.assert_close(joint.peaks[0].value, expected, rtol=1e-4, atol=0)
 
 

@@ -111,6 +111,7 @@ class JointTraining:
         self.optimizer = torch.optim.SGD(
             [{"params": group, "lr": peak.value} for group, peak in zip(groups, self.peaks, strict=False)],
             momentum=self.config.hyperparameters.momentum,
+            nesterov=self.config.hyperparameters.momentum > 0,
             fused=True,
         )
         # From the start, because the fused step wants all weights to have one, and candidates join one by one.
@@ -203,7 +204,10 @@ class JointTraining:
         gradients = dict(zip(active, held_out, strict=True))
         for peak, group in zip(self.peaks, self.optimizer.param_groups, strict=True):
             moved = [p for p in group["params"] if p in gradients]
-            updates = [self.optimizer.state[p]["momentum_buffer"] for p in moved]
+            # Nesterov's step: the gradient, weight decay included, and the momentum that it went into.
+            buffers = [self.optimizer.state[p]["momentum_buffer"] for p in moved]
+            slopes = [p.grad for p in moved if p.grad is not None]
+            updates = torch._foreach_add(slopes, buffers, alpha=self.config.hyperparameters.momentum)
             direction = cosine([gradients[p] for p in moved], updates)
             peak.move(direction - self.config.hyperparameters.resting_cosine, rate)
         self.weight_decay.move(cosine(held_out, active), rate)

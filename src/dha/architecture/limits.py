@@ -116,7 +116,7 @@ class Limits:
             LinearConstraint(rows[1], ub=1),
             LinearConstraint(uses / scale[:, None], ub=np.minimum(bounds - self._rest, uses.sum(axis=1)) / scale),
         ]
-        # Without presolve, because that of HiGHS now and then prints a line.
+        # Without presolve, which gains nothing on so small a problem, and with which HiGHS prints lines more often.
         options = {"mip_rel_gap": 0, "presolve": False}
         gains = scores[allowed].astype(float)
         while (x := milp(-gains, integrality=1, bounds=(0, 1), constraints=constraints, options=options).x) is not None:
