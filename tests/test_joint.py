@@ -86,7 +86,7 @@ def test_the_step_of_a_given_network_has_two_rates_and_a_bounded_gradient(splits
         {"params": oracle[:-1].parameters(), "lr": 0.5 * BACKBONE},
         {"params": oracle[-1].parameters(), "lr": 0.5},
     ]
-    optimizer = torch.optim.SGD(groups, momentum=0.8)
+    optimizer = torch.optim.SGD(groups, momentum=0.8, nesterov=True)
     joint.network.train()
     lengths = []
     for images, labels in batches:
