@@ -37,6 +37,8 @@ def test_learned_parts_in_canonical_order():
         (Config(validation_fraction=math.nan), "validation_fraction=nan"),
         (Config(seed=True), "seed=True"),
         (Config(device="tpu"), "device='tpu'.*cuda"),  # pyright: ignore[reportArgumentType]
+        (Config(architecture=ArchitectureConfig(squeeze_excite=True)), "squeeze_excite=True and space='auto'.*mobile"),
+        (Config(settle=1.5), "settle=1.5.*between 0.0 and 1.0"),
         (Config(architecture=ArchitectureConfig(depth=0)), "architecture.depth=0.*between 1 and 100"),
     ],
 )

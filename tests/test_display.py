@@ -7,7 +7,7 @@ def test_summary_tells_what_a_person_wants_to_know(small, tmp_path):
     text = summary(result, tmp_path)
     assert f"test accuracy: {100 * (result.test_accuracy or 0):.2f} %" in text
     assert str(tmp_path / "model") in text
-    assert "learning rate: 0.1 -> " in text
+    assert "learning rate: 0.2 -> " in text
     assert str(result.model.genotype) in text
 
 

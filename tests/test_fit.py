@@ -13,8 +13,9 @@ from dha import ArchitectureConfig, DhaError
 from dha.data import Preprocessing, load_source, split
 from dha.display import summary
 from dha.engine import make_fabric
-from dha.fit import resolve, run
+from dha.fit import run
 from dha.model import TrainedModel
+from dha.prepare import resolve
 
 
 def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
@@ -29,8 +30,11 @@ def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
     assert settings["architecture"]["width"] == 4
     rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
-    for name in ("train_loss", "validation_loss", "validation_accuracy", "learning_rate", "weight_decay", "seconds"):
+    for name in ("train_loss", "learning_rate", "weight_decay", "seconds"):
         assert all(float(row[name]) > 0 for row in rows)
+    for name in ("validation_loss", "validation_accuracy"):
+        assert all(float(row[name]) > 0 for row in rows[:5])
+        assert rows[5][name] == "", "validation images are trained on by then"
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     assert float(rows[-1]["policy_entropy"]) != float(rows[0]["policy_entropy"])
     assert "identity>identity" in rows[0]["policy_top_pairs"]
@@ -45,6 +49,7 @@ def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
     assert description["classes"] == list(range(10))
     assert len(description["schedule"]) == 6
     assert description["results"]["test_accuracy"] == result.test_accuracy
+    assert description["results"]["validation_accuracy"] == float(rows[4]["validation_accuracy"])
     assert set(description["policy"]) == {"operations", "structure", "logits"}
     loaded = TrainedModel.load(out / "model")
     assert loaded.genotype == result.model.genotype
@@ -72,6 +77,26 @@ def test_equal_seeds_give_equal_models_and_other_seeds_others(small):
     state = second.network.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in first.network.state_dict().items())
     assert not torch.equal(state["head.bias"], other.network.state_dict()["head.bias"])
+
+
+def test_validation_images_are_trained_on_at_the_end_only_if_they_were_training_images(small, tmp_path):
+    images = load_source("digits").train.images[:200].permute(0, 2, 3, 1).numpy()
+    labels = load_source("digits").train.labels[:200].numpy()
+    apart, together = tmp_path / "apart", tmp_path / "together"
+    for folder, parts in ((apart, {"train": 150, "val": 200}), (together, {"train": 200})):
+        folder.mkdir()
+        start = 0
+        for part, end in parts.items():
+            np.savez(folder / f"{part}.npz", x=images[start:end], y=labels[start:end])
+            start = end
+
+    def rows_with_validation(source, **settings):
+        history = run(source, config=small(epochs=4, batch_size=16, **settings)).history
+        return [row["validation_loss"] != "" for row in history]
+
+    assert rows_with_validation(together, settle=0.5) == [True, True, False, False]
+    assert rows_with_validation(together, settle=1.0) == [True] * 4
+    assert rows_with_validation(apart, settle=0.5) == [True] * 4
 
 
 def test_a_budget_holds(small, tmp_path):

@@ -1,5 +1,6 @@
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -10,9 +11,9 @@ from dha import AugmentationConfig, Config, HyperparametersConfig
 from dha.augmentation import PairPolicy
 from dha.data import Preprocessing, load_source, measure, split
 from dha.engine import make_fabric
-from dha.fit import prepare, resolve
-from dha.hyperparameters import cosine
+from dha.hyperparameters import cosine, cosine_schedule
 from dha.joint import BACKBONE, CLIP, JointTraining
+from dha.prepare import prepare, resolve
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,8 @@ def joint_training(splits, config):
     fabric = make_fabric("cpu", "32", 8)
     preprocessing = Preprocessing(8, 1, *measure(splits.train.images))
     config = resolve(config, splits, preprocessing, fabric)
-    return prepare(splits, preprocessing, config, fabric)
+    batches, _, joint = prepare(splits, preprocessing, config, fabric)
+    return batches, joint
 
 
 def test_the_step_is_sgd_of_torch_when_nothing_is_learned(splits, small):
@@ -50,7 +52,9 @@ def test_the_step_is_sgd_of_torch_when_nothing_is_learned(splits, small):
 
 
 def test_learning_rate_moves_by_the_cosine_at_the_new_weights(splits, small):
-    settings = HyperparametersConfig(learning_rate=0.05, rate=0.3, resting_cosine=-0.1, warmup=0.0)
+    settings = HyperparametersConfig(
+        learning_rate=0.05, horizon=0.0, rate=0.3, resting_cosine=-0.1, warmup=0.0, label_smoothing=0.2
+    )
     batches, joint = joint_training(splits, small(learn="hyperparameters", every=1, hyperparameters=settings))
     held_out = next(iter(joint.validation))
     joint.validation = iter([held_out] * 2)
@@ -61,7 +65,8 @@ def test_learning_rate_moves_by_the_cosine_at_the_new_weights(splits, small):
     joint.step(*next(iter(batches)), progress=0.0)
     network = copy.deepcopy(joint.plain)
     inputs = joint.preprocessing.normalise(held_out[0] / 255).contiguous(memory_format=torch.channels_last)
-    gradient = torch.autograd.grad(F.cross_entropy(network(inputs), held_out[1]), list(network.parameters()))
+    loss = F.cross_entropy(network(inputs), held_out[1], label_smoothing=0.2)
+    gradient = torch.autograd.grad(loss, list(network.parameters()))
     update = [old - new.detach() for old, new in zip(before, joint.plain.parameters(), strict=True)]
     expected = rate * torch.exp(0.3 * (cosine(gradient, update) + 0.1))
     assert abs(expected - rate) > 1e-5
@@ -105,22 +110,31 @@ def test_the_step_of_a_given_network_has_two_rates_and_a_bounded_gradient(splits
 
 
 def test_backbone_and_head_move_by_their_own_cosines(splits):
-    settings = HyperparametersConfig(learning_rate=0.05, rate=0.3, resting_cosine=-0.1, warmup=0.0)
-    batches, joint = joint_training(splits, brought(learn="hyperparameters", hyperparameters=settings))
+    settings = HyperparametersConfig(
+        learning_rate=0.05, horizon=0.5, rate=0.3, resting_cosine=-0.1, warmup=0.0, label_smoothing=0.0
+    )
+    batches, joint = joint_training(splits, brought(learn="hyperparameters", every=2, hyperparameters=settings))
     held_out = next(iter(joint.validation))
-    joint.validation = iter([held_out])
+    joint.validation = itertools.repeat(held_out)
     joint.network.train()
-    joint.step(*next(iter(batches)), progress=0.0)
+    endless = batches.forever()
+    joint.step(*next(endless), progress=0.0)
+    assert [peak.value.item() for peak in joint.peaks] == pytest.approx([0.05 * BACKBONE, 0.05]), "no way to look back"
+    past = [w.clone() for w in joint.trail.values]
+    joint.step(*next(endless), progress=0.1)
+    past = [p + 0.4 * (w.detach() - p) for p, w in zip(past, joint.plain.parameters(), strict=True)]
+    joint.step(*next(endless), progress=0.2)
     network = copy.deepcopy(joint.plain)
     gradient = torch.autograd.grad(
         F.cross_entropy(network(joint.inputs(held_out[0])), held_out[1]), network.parameters()
     )
-    update = [joint.optimizer.state[p]["momentum_buffer"] for p in joint.plain.parameters()]
+    way = [old - new.detach() for old, new in zip(past, network.parameters(), strict=True)]
     starts, parts = (0.05 * BACKBONE, 0.05), (slice(0, 4), slice(4, 6))
+    rate = 0.3 * (1 - math.exp(-0.2 / 0.5)) * cosine_schedule(0.2, 0.0)
     for peak, start, part in zip(joint.peaks, starts, parts, strict=True):
-        expected = start * torch.exp(0.3 * (cosine(gradient[part], update[part]) + 0.1))
+        expected = start * torch.exp(rate * (cosine(gradient[part], way[part]) + 0.1))
+        assert abs(expected / start - 1) > 1e-3
         torch.testing.assert_close(peak.value, expected, rtol=1e-4, atol=0)
-    assert joint.peaks[0].value / BACKBONE != joint.peaks[1].value
 
 
 class Noisy(nn.Module):
@@ -175,14 +189,26 @@ def test_only_the_parts_asked_for_move(splits, small, parts):
     compressed = [codes.compressed.detach().clone() for codes in joint.codes]
     policy = None if joint.policy is None else joint.policy.to_dict()
     peak = joint.peaks[0].value.clone()
-    for (images, labels), _ in zip(batches, range(4), strict=False):
-        joint.step(images, labels, 0.2)
+    for (images, labels), index in zip(batches, range(4), strict=False):
+        joint.step(images, labels, 0.1 * index)
     moved = [not torch.equal(codes.compressed, b) for codes, b in zip(joint.codes, compressed, strict=True)]
     assert moved == ([True] if parts == "architecture" else [])
     assert (joint.policy is not None) == (parts == "augmentation")
     if joint.policy is not None:
         assert joint.policy.to_dict() != policy
     assert torch.equal(joint.peaks[0].value, peak) == (parts != "hyperparameters")
+
+
+def test_what_has_settled_looks_at_no_validation_image(splits, small):
+    batches, joint = joint_training(splits, small(every=1))
+    joint.network.train()
+    joint.step(*next(iter(batches)), progress=0.2)
+    joint.settle()
+    assert joint.policy is not None
+    learned = joint.policy.to_dict(), joint.peaks[0].value.clone(), joint.weight_decay.value.clone()
+    joint.validation = iter([])
+    joint.step(*next(iter(batches)), progress=0.9)
+    assert (joint.policy.to_dict(), joint.peaks[0].value, joint.weight_decay.value) == learned
 
 
 def test_unused_candidates_stay_as_they_are(splits, small):
@@ -219,7 +245,12 @@ def test_finishing_the_search_changes_nothing_that_the_network_computes(splits, 
 
 def test_policy_learns_the_one_operation_that_helps(splits, small):
     # The validation images are negatives of the training images: inverting is what helps, and the policy must find out.
-    config = small(learn="augmentation", every=1, augmentation=AugmentationConfig(rule="validation"))
+    config = small(
+        learn="augmentation",
+        every=1,
+        augmentation=AugmentationConfig(rule="validation"),
+        hyperparameters=HyperparametersConfig(learning_rate=0.1),
+    )
     batches, joint = joint_training(splits, config)
     joint = JointTraining(
         _search_network(config),

@@ -1,18 +1,20 @@
 """What the space and the size of a network follow from: images, budget, and how fast this machine trains.
 
-The rule: of a ladder of residual networks, the largest that passes over the training images at least ``PASSES`` times
-within the budget. Each rung is timed for a few steps of plain training, until one is too slow or the timing itself has
-taken ``SHARE`` of the budget. The measurements behind it are in ``docs/results.md``.
+The rule: of a ladder of residual networks that keep the limits on parameters and multiply-adds, the largest that passes
+over the training images at least ``PASSES`` times within the budget. Each rung is timed for a few steps of plain
+training, until one is too slow or the timing itself has taken ``SHARE`` of the budget. The measurements behind it are
+in ``docs/results.md``.
 """
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from lightning_fabric import Fabric
 from torch.nn import functional as F
 
-from dha.architecture import SIZES, Size, search_network
+from dha.architecture import SIZES, ResidualNetwork, Size, count, reference, search_network
 from dha.config import Config, learned_parts, parse_budget
 from dha.data import Preprocessing
 
@@ -22,7 +24,7 @@ LADDER = [(8, 1), (12, 1), (16, 1), (24, 1), (32, 1), (48, 1), (64, 1), (64, 2),
 PASSES = 30.0
 """Passes over the training images that a budget should hold."""
 
-LEARNING = 1.35
+LEARNING = 1.2
 """Time of a step that learns everything, over that of a plain one."""
 
 SHARE = 0.03
@@ -44,21 +46,25 @@ def choose_size(
     space = "residual" if config.space == "auto" else config.space
     settings = config.architecture
     width, depth, resolution = SIZES[space]
-    if space == "residual" and settings.width is None and config.budget is not None:
-        budget = parse_budget(config.budget)
+    if space == "residual" and settings.width is None:
         factor = LEARNING if learned_parts(config.learn) else 1.0
         ladder = LADDER
         if settings.depth is not None:
             ladder = sorted({(width, settings.depth) for width, _ in LADDER})
+        sizes = {rung: Size(*rung, settings.resolution or resolution) for rung in ladder}
+        ladder = [rung for rung in ladder if keeps_limits(config, sizes[rung], classes, preprocessing)] or ladder[:1]
         began = time.monotonic()
 
-        def seconds_per_pass(rung: tuple[int, int]) -> float | None:
+        def seconds_per_pass(rung: tuple[int, int], budget: float) -> float | None:
             if time.monotonic() - began > SHARE * budget:
                 return None
-            size = Size(*rung, settings.resolution or resolution)
-            return factor * images * seconds_per_image(config, size, classes, preprocessing, fabric)
+            return factor * images * seconds_per_image(config, sizes[rung], classes, preprocessing, fabric)
 
-        width, depth = largest(ladder, seconds_per_pass, budget / PASSES)
+        if config.budget is None:
+            width, depth = ([rung for rung in ladder if rung[0] <= width] or ladder)[-1]
+        else:
+            budget = parse_budget(config.budget)
+            width, depth = largest(ladder, partial(seconds_per_pass, budget=budget), budget / PASSES)
     given = settings.width, settings.depth, settings.resolution
     chosen = (width, depth, resolution)
     return space, Size(*(b if a is None else a for a, b in zip(given, chosen, strict=True)))
@@ -81,6 +87,25 @@ def largest(
             break
         best = rung
     return best
+
+
+def keeps_limits(config: Config, size: Size, classes: int, preprocessing: Preprocessing) -> bool:
+    """Return whether the residual network that a search starts from keeps the limits of the settings.
+
+    Args:
+        config: the limits.
+        size: of the network.
+        classes: number of outputs.
+        preprocessing: channels and size of the images.
+    """
+    if config.max_parameters is None and config.max_flops is None:
+        return True
+    channels, side = preprocessing.channels, preprocessing.image_size
+    with torch.device("meta"):
+        network = ResidualNetwork(channels, classes, side, reference, **size._asdict())
+    limits = config.max_parameters, config.max_flops
+    costs = zip(count(network, (channels, side, side)), limits, strict=True)
+    return all(limit is None or cost <= limit for cost, limit in costs)
 
 
 def seconds_per_image(

@@ -13,7 +13,7 @@ PARTS = ("architecture", "augmentation", "hyperparameters")
 
 @dataclass
 class Section:
-    """Gives a dataclass scikit-learn's parameter access: ``set_params(architecture__channels=8)`` reaches into it."""
+    """Gives a dataclass scikit-learn's parameter access: ``set_params(architecture__width=8)`` reaches into it."""
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the fields by name."""
@@ -42,6 +42,7 @@ class ArchitectureConfig(Section):
         start: where a search begins, and what is trained when there is none: the "reference" architecture of the space,
             or a "random" one.
         code_size: length of the compressed code of each node of a cell.
+        squeeze_excite: whether every layer of a mobile network reweights its channels.
         penalty: weight of the L1 norm in the LASSO that recovers the sparse codes.
         gradient: how mixing weights depend on the codes: "one_step" of the ISTA iteration, or "implicit" (exact on the
             support).
@@ -59,6 +60,7 @@ class ArchitectureConfig(Section):
     choose: int = 1
     start: Literal["reference", "random"] = "reference"
     code_size: int = 7
+    squeeze_excite: bool = False
     penalty: float = 0.1
     gradient: Literal["one_step", "implicit"] = "one_step"
     loss: Literal["training", "validation"] = "training"
@@ -99,23 +101,27 @@ class HyperparametersConfig(Section):
 
     Args:
         learning_rate: peak of the schedule at the start; of a network that was brought, the peak of its head, which is
-            the last layer with an output per class: its other weights start at 0.3 times that, and learn their own.
+            the last layer with an output per class: its other weights start at 0.15 times that, and learn their own.
         weight_decay: L2 coefficient at the start.
         momentum: of SGD.
         label_smoothing: share of each label that is spread over all classes, in the training loss.
         warmup: share of the run in which the learning rate rises linearly.
+        horizon: share of the run over which a hypergradient looks back at what a learned value has done to the weights;
+            0 looks at the last step alone.
         rate: how far the logarithm of a learned value moves per update at full agreement of the gradients; follows the
             schedule.
-        resting_cosine: cosine between validation gradient and update at which the learning rate stays where it is.
+        resting_cosine: cosine between validation gradient and the way that the weights have come at which the learning
+            rate stays where it is.
     """
 
-    learning_rate: float = 0.1
+    learning_rate: float = 0.2
     weight_decay: float = 5e-4
     momentum: float = 0.9
     label_smoothing: float = 0.1
     warmup: float = 0.05
-    rate: float = 0.5
-    resting_cosine: float = -0.02
+    horizon: float = 0.25
+    rate: float = 1.0
+    resting_cosine: float = -0.005
 
 
 @dataclass(eq=False)
@@ -139,6 +145,8 @@ class Config:
         every: policy and hyper-parameters learn from one validation batch every this many steps.
         validation_fraction: share of the training images held out to learn policy and hyper-parameters, where the
             source has none.
+        settle: share of the run after which policy and hyper-parameters stay as they are, and validation images that
+            were held out of the training images are trained on, too; 1 keeps them apart to the end.
         test_fraction: share of the images held out for the final test, where the source has no test images.
         seed: of weights, dictionaries, order of images and draws.
         max_parameters: the most weights that any architecture of the run may have.
@@ -156,8 +164,9 @@ class Config:
     learn: str | Sequence[str] = "architecture,augmentation,hyperparameters"
     image_size: int | None = None
     batch_size: int | None = None
-    every: int = 8
+    every: int = 16
     validation_fraction: float = 0.1
+    settle: float = 0.7
     test_fraction: float = 0.15
     seed: int = 0
     max_parameters: int | None = None
@@ -229,6 +238,8 @@ def check(config: Config) -> None:
     if config.network is not None and config.space != "auto":
         network = config_dict(config)["network"]
         raise DhaError(f"space={config.space!r} and network={network!r}: give one of the two")
+    if config.architecture.squeeze_excite and config.space != "mobile":
+        raise DhaError(f"architecture.squeeze_excite=True and space={config.space!r}: only space='mobile' has it")
     for name, low, high in _RANGES:
         value: Any = config
         for part in name.split("."):
@@ -253,6 +264,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("batch_size", 2, 65536),
     ("every", 1, 10_000),
     ("validation_fraction", 0.01, 0.5),
+    ("settle", 0.0, 1.0),
     ("test_fraction", 0.01, 0.5),
     ("seed", 0, 2**31),
     ("max_parameters", 1, 10**12),
@@ -277,6 +289,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("hyperparameters.momentum", 0.0, 0.999),
     ("hyperparameters.label_smoothing", 0.0, 0.9),
     ("hyperparameters.warmup", 0.0, 0.9),
+    ("hyperparameters.horizon", 0.0, 1.0),
     ("hyperparameters.rate", 0.0, 10.0),
     ("hyperparameters.resting_cosine", -1.0, 1.0),
 ]

@@ -47,9 +47,11 @@ class Display:
         self.next_update = now + 0.2
         metrics = "first epoch"
         if row:
+            validation = row["validation_accuracy"]
             metrics = (
                 f"epoch {row['epoch']}  loss {row['train_loss']:.3f}"
-                f"  validation {100 * row['validation_accuracy']:.2f} %  lr {row['learning_rate']:.3g}"
+                + ("" if validation == "" else f"  validation {100 * validation:.2f} %")
+                + f"  lr {row['learning_rate']:.3g}"
                 + ("  searching" if row["searching"] else "")
             )
         self.bar.update(self.task, completed=progress, metrics=metrics)

@@ -1,41 +1,26 @@
 """One run: from a source of labelled images to a trained, evaluated and saved model."""
 
-import copy
-import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from torch.nn import functional as F
 
 from dha import record
-from dha.architecture import (
-    Limits,
-    Size,
-    genotype_of,
-    given_limits,
-    given_network,
-    head_weights,
-    layout,
-    search_network,
-)
-from dha.augmentation import OPERATIONS, PairPolicy
-from dha.automatic import choose_size
-from dha.config import PARTS, Config, check, learned_parts, parse_budget
-from dha.data import Batches, LabelledImages, Preprocessing, Splits, load_source, measure, sequential, split
-from dha.engine import Budget, estimate_statistics, make_fabric
+from dha.architecture import genotype_of
+from dha.config import Config, check, parse_budget
+from dha.data import Batches, Preprocessing, Splits, load_source, measure, split
+from dha.engine import Budget, make_fabric
 from dha.errors import DhaError
+from dha.evaluation import best_by_validation, closing_seconds, evaluate
 from dha.joint import JointTraining
 from dha.model import TrainedModel
+from dha.prepare import prepare, resolve
 
 RECOVERIES = 20
 SAVE_EVERY = 30.0
-STATISTICS_IMAGES = 512
-"""Training images that BatchNorm statistics are estimated anew from."""
 
 Watch = Callable[[float, dict[str, Any]], None]
 
@@ -99,7 +84,7 @@ def run(
     channels, image_size = splits.train.images.shape[1:3]
     preprocessing = Preprocessing(image_size, channels, *measure(splits.train.images))
     config = resolve(config, splits, preprocessing, fabric)
-    batches, joint = prepare(splits, preprocessing, config, fabric)
+    batches, everything, joint = prepare(splits, preprocessing, config, fabric)
     record.begin(folder, config, loaded)
     budget = Budget(
         seconds=None if config.budget is None else parse_budget(config.budget),
@@ -109,7 +94,7 @@ def run(
     # What is random in a network that was brought, as dropout, follows the seed too.
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        history = train(joint, batches, splits, budget, config, folder, started, watch)
+        history = train(joint, batches, everything, splits, budget, config, folder, started, watch)
 
     if not history:
         spent = time.monotonic() - started
@@ -124,83 +109,10 @@ def run(
     return Run(model, history, accuracy, time.monotonic() - started, loaded.skipped, config)
 
 
-def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric: Fabric) -> Config:
-    """Return a copy of the settings in which everything that was left open is decided."""
-    resolved = Config(**{f.name: getattr(config, f.name) for f in fields(Config)})
-    for part in PARTS:
-        setattr(resolved, part, copy.copy(getattr(config, part)))
-    resolved.image_size = preprocessing.image_size
-    resolved.learn = ",".join(learned_parts(config.learn)) or "none"
-    resolved.device = fabric.device.type  # pyright: ignore[reportAttributeAccessIssue]
-    resolved.precision = "bf16" if fabric._precision.precision == "bf16-mixed" else "32"
-    if config.batch_size is None:
-        resolved.batch_size = 128 if len(splits.train) >= 2000 else 64
-    if config.budget is None and config.epochs is None:
-        resolved.budget = min(1200.0, max(30.0, 0.04 * len(splits.train)))
-    if config.network is None:
-        space, size = choose_size(resolved, len(splits.train), len(splits.classes), preprocessing, fabric)
-        resolved.space = space  # pyright: ignore[reportAttributeAccessIssue]
-        resolved.architecture.width, resolved.architecture.depth, resolved.architecture.resolution = size
-    return resolved
-
-
-def prepare(
-    splits: Splits, preprocessing: Preprocessing, config: Config, fabric: Fabric
-) -> tuple[Batches, JointTraining]:
-    """Build the training batches and all that is learned from them; all randomness comes from ``config.seed``."""
-    order, held_out, draws = (torch.Generator().manual_seed(3 * config.seed + i) for i in range(3))
-    batches = Batches(splits.train, config.images_per_step(), order, fabric.device, drop_last=True)
-    validation = Batches(splits.validation, config.images_per_step(), held_out, fabric.device, drop_last=True).forever()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = build(config, preprocessing, len(splits.classes), fabric.device)
-    shape = preprocessing.channels, preprocessing.image_size, preprocessing.image_size
-    if config.network is None:
-        limits = Limits(network, shape, max_parameters=config.max_parameters, max_flops=config.max_flops)
-        head = frozenset()
-    else:
-        limits = given_limits(network, config.network, shape, config.max_parameters, config.max_flops)
-        head = head_weights(network, len(splits.classes))
-    learn = learned_parts(config.learn)
-    policy = None
-    if "augmentation" in learn:
-        # An image of one channel has no colour: the operation would be a second identity.
-        operations = [name for name in OPERATIONS if preprocessing.channels > 1 or name != "color"]
-        policy = PairPolicy(operations, config.augmentation.structure, config.augmentation.identity)
-    joint = JointTraining(network, policy, validation, preprocessing, config, fabric, draws, limits, head)
-    if joint.searching and "architecture" not in learn:
-        joint.finish_search()
-    return batches, joint
-
-
-def build(config: Config, preprocessing: Preprocessing, classes: int, device: torch.device) -> torch.nn.Module:
-    """Return the network as it is when a run begins: the one that was brought, or one as the settings say."""
-    if config.network is not None:
-        shape = preprocessing.channels, classes, preprocessing.image_size
-        return given_network(config.network, *shape, device=device)
-    settings = config.architecture
-    assert settings.width is not None
-    assert settings.depth is not None
-    assert settings.resolution is not None
-    return search_network(
-        config.space,
-        preprocessing.channels,
-        classes,
-        preprocessing.image_size,
-        Size(settings.width, settings.depth, settings.resolution),
-        nodes=settings.nodes,
-        choose=settings.choose,
-        start=settings.start,
-        code_size=settings.code_size,
-        penalty=settings.penalty,
-        gradient=settings.gradient,
-        seed=config.seed,
-    )
-
-
 def train(
     joint: JointTraining,
     batches: Batches,
+    everything: Batches,
     splits: Splits,
     budget: Budget,
     config: Config,
@@ -208,7 +120,9 @@ def train(
     started: float,
     watch: Watch | None,
 ) -> list[dict[str, Any]]:
-    """The loop: steps until the budget is over, the search inside its share of it, one row of metrics per epoch."""
+    """The loop: steps until the budget is over, the search inside its share of it, ``everything`` trained on
+    after what is learned has settled, one row of metrics per epoch.
+    """
     history: list[dict[str, Any]] = []
     settings = config.architecture
     nodes = sum(len(codes.code) for codes in joint.codes)
@@ -216,6 +130,9 @@ def train(
     few = splits.validation.select(torch.arange(min(len(splits.validation), 4 * config.images_per_step())))
     budget.closing = closing_seconds(joint, few, splits, config)[1]
     while budget.progress() < 1:
+        if budget.progress() >= config.settle and not joint.settled:
+            joint.settle()
+            batches = everything
         joint.network.train()
         totals = torch.zeros(3, device=joint.fabric.device)
         changes = [0.0] * nodes
@@ -239,7 +156,10 @@ def train(
                 watch(progress, history[-1] if history else {})
             if progress >= 1:
                 break
-        validation, budget.closing = closing_seconds(joint, splits.validation, splits, config)
+        if joint.settled and splits.held_out:
+            validation = None
+        else:
+            validation, budget.closing = closing_seconds(joint, splits.validation, splits, config)
         history.append(
             record.row(joint, len(history) + 1, totals.tolist(), validation, changes, time.monotonic() - started)
         )
@@ -250,57 +170,3 @@ def train(
             genotype = genotype_of(network, config.network)
             TrainedModel(network, splits.classes, joint.preprocessing, genotype, learned).save(folder / "model")
     return history
-
-
-def closing_seconds(
-    joint: JointTraining, data: LabelledImages, splits: Splits, config: Config
-) -> tuple[tuple[float, float], float]:
-    """Evaluate on ``data``; return the result, and how long validation, test and saving will take at that speed."""
-    began = time.monotonic()
-    result = evaluate(joint.plain, data, joint.preprocessing, config.images_per_step(), joint.fabric.device)
-    images = 3 * len(splits.validation) + 2 * min(STATISTICS_IMAGES, len(splits.train)) + len(splits.test or ())
-    return result, 1.0 + (time.monotonic() - began) * images / len(data)
-
-
-def best_by_validation(joint: JointTraining, batches: Batches, splits: Splits, config: Config) -> torch.nn.Module:
-    """Return the network to deliver: of the last weights, the same with fresh BatchNorm statistics, and the averaged
-    weights, the one with the lowest validation loss.
-    """
-    networks = [joint.derived()]
-    fresh = [copy.deepcopy(networks[0])]
-    if joint.average is not None:
-        fresh.append(joint.average.averaged())
-    for network in fresh:
-        refresh_statistics(network, joint, batches, config)
-    networks += fresh
-    device = joint.fabric.device
-    losses = [
-        evaluate(n, splits.validation, joint.preprocessing, config.images_per_step(), device)[0] for n in networks
-    ]
-    return networks[losses.index(min(losses))]
-
-
-def refresh_statistics(network: torch.nn.Module, joint: JointTraining, batches: Batches, config: Config) -> None:
-    """Estimate BatchNorm statistics anew from untouched training images."""
-    count = max(1, STATISTICS_IMAGES // config.images_per_step())
-    estimate_statistics(network, (joint.inputs(images) for images, _ in itertools.islice(batches, count)))
-
-
-@torch.no_grad()
-def evaluate(
-    network: torch.nn.Module,
-    data: LabelledImages,
-    preprocessing: Preprocessing,
-    batch_size: int,
-    device: torch.device,
-) -> tuple[float, float]:
-    """Return mean cross-entropy and accuracy of a network on labelled images, in evaluation mode and float32."""
-    network.eval()
-    totals = torch.zeros(2, device=device)
-    for images, labels in sequential(data, batch_size, device):
-        pixels = preprocessing.normalise(images.float() / 255).contiguous(memory_format=layout(network))
-        logits = network(pixels)
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
-    loss, correct = (totals / len(data)).tolist()
-    return loss, correct

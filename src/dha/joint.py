@@ -26,14 +26,14 @@ from dha.augmentation import (
 )
 from dha.config import Config, learned_parts
 from dha.data import Preprocessing
-from dha.engine import HostCopy, WeightAverage, undisturbed
+from dha.engine import HostCopy, MovingAverage, WeightAverage, undisturbed
 from dha.hyperparameters import LearnedScalar, cosine, cosine_schedule
 
-BACKBONE = 0.3
+BACKBONE = 0.15
 """Where the learning rate of the other weights starts, as a share of that of the head, where the head has its own.
 
-Of 1, .3 and .1 this was best on the average, for weights that had been trained before and for fresh ones (networks with
-BatchNorm, with LayerNorm and without, 400 and 2000 images of four classes of CIFAR-10); the rest is learned.
+A peak of .03, where that of the head is .2: weights that were trained before are not to be lost before the rate that
+suits them has been learned.
 """
 
 CLIP = 1.0
@@ -74,6 +74,7 @@ class JointTraining:
         self.policy, self.validation, self.preprocessing = policy, validation, preprocessing
         self.config, self.fabric, self.generator = config, fabric, generator
         self.limits, self.head, self.given = limits, head, config.network is not None
+        self.smoothing = settings.label_smoothing
         self.learns_hyperparameters = "hyperparameters" in learned_parts(config.learn)
         self.by_validation = config.augmentation.rule == "validation"
         self.needs_validation = (
@@ -85,13 +86,13 @@ class JointTraining:
         self.peaks = [LearnedScalar(start, 1e-4, 1.0, fabric.device) for start in starts]
         self.weight_decay = LearnedScalar(settings.weight_decay, 1e-6, 1e-2, fabric.device)
         self.rule = None
-        if policy is not None:
-            if config.augmentation.rule == "generalisation":
-                self.rule = GeneralisationRule(policy, config.augmentation.temperature, config.augmentation.harm)
+        if policy is not None and config.augmentation.rule == "generalisation":
+            self.rule = GeneralisationRule(policy, config.augmentation.temperature, config.augmentation.harm)
+        elif policy is not None:
             self.policy_optimizer = torch.optim.Adam(policy.parameters(), lr=config.augmentation.learning_rate)
         self.probed: tuple[Draws, Draws, HostCopy] | None = None
         self.pending: tuple[Tensor, HostCopy] | None = None
-        self.steps = 0
+        self.steps, self.settled = 0, False
         self._train(network)
 
     def _train(self, network: nn.Module) -> None:
@@ -123,6 +124,7 @@ class JointTraining:
             )
         # What is still searched has no weights to average yet.
         self.average = None if self.searching else WeightAverage(self.plain)
+        self.trail = MovingAverage(self.weights, self.config.hyperparameters.horizon)
 
     def step(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         """Train on one batch; every ``config.every`` steps learn policy and hyper-parameters from a validation batch.
@@ -135,7 +137,7 @@ class JointTraining:
         Returns:
             The loss of each image and whether it was classified correctly, both (N,), on the device.
         """
-        due = self.steps % self.config.every == 0
+        due = not self.settled and self.steps % self.config.every == 0
         if due and self.rule is not None:
             self._probe(self.rule, images, labels)
         pixels, draws = images.float() / 255, None
@@ -145,9 +147,7 @@ class JointTraining:
         inputs = self._normalise(pixels)
 
         logits = self.network(inputs)
-        losses = F.cross_entropy(
-            logits, labels, reduction="none", label_smoothing=self.config.hyperparameters.label_smoothing
-        )
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
         self.fabric.backward(losses.mean())
         if self.searching:
             if self.config.architecture.loss == "training":
@@ -157,6 +157,8 @@ class JointTraining:
         active = [p for p in self.weights if p.grad is not None]
         settings = self.config.hyperparameters
         schedule = cosine_schedule(progress, settings.warmup)
+        if due and self.learns_hyperparameters:
+            self.trail.update(progress)
         self._step_weights(active, schedule)
 
         if due:
@@ -166,7 +168,7 @@ class JointTraining:
                 self._step_codes()
                 self.code_optimizer.zero_grad()
             if self.learns_hyperparameters:
-                self._step_hyperparameters(active, held_out, settings.rate * schedule)
+                self._step_hyperparameters(active, held_out, settings.rate * schedule * self.trail.covered())
             if draws is not None and self.rule is None:
                 signal = self._alignments(inputs, labels, active, held_out) if self.by_validation else losses.detach()
                 self.pending = draws.pairs, HostCopy(signal)
@@ -202,21 +204,20 @@ class JointTraining:
 
     def _step_hyperparameters(self, active: Sequence[Tensor], held_out: Sequence[Tensor], rate: float) -> None:
         gradients = dict(zip(active, held_out, strict=True))
+        past: dict[Tensor, Tensor] = dict(zip(self.weights, self.trail.values, strict=True))
         for peak, group in zip(self.peaks, self.optimizer.param_groups, strict=True):
             moved = [p for p in group["params"] if p in gradients]
-            # Nesterov's step: the gradient, weight decay included, and the momentum that it went into.
-            buffers = [self.optimizer.state[p]["momentum_buffer"] for p in moved]
-            slopes = [p.grad for p in moved if p.grad is not None]
-            updates = torch._foreach_add(slopes, buffers, alpha=self.config.hyperparameters.momentum)
-            direction = cosine([gradients[p] for p in moved], updates)
+            way = torch._foreach_sub([past[p] for p in moved], [p.detach() for p in moved])
+            direction = cosine([gradients[p] for p in moved], way)
             peak.move(direction - self.config.hyperparameters.resting_cosine, rate)
-        self.weight_decay.move(cosine(held_out, active), rate)
+        self.weight_decay.move(cosine(held_out, [past[p] for p in active]), rate)
 
     def _held_out_gradient(self, active: Sequence[Tensor]) -> Sequence[Tensor]:
         images, labels = next(self.validation)
         # Past Fabric's wrapper, which wants every backward pass to be one of training.
         with undisturbed(self.norms, self.others), self.fabric.autocast():
-            loss = F.cross_entropy(self.plain(self.inputs(images)), labels)
+            # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
+            loss = F.cross_entropy(self.plain(self.inputs(images)), labels, label_smoothing=self.smoothing)
         if not (self.searching and self.config.architecture.loss == "validation"):
             return torch.autograd.grad(loss, active, materialize_grads=True)
         compressed = [c.compressed for c in self.codes]
@@ -277,6 +278,10 @@ class JointTraining:
     def finish_search(self) -> None:
         """Go on with the derived network alone: the same function, with no architecture parameters."""
         self._train(self.derived())
+
+    def settle(self) -> None:
+        """Keep policy and hyper-parameters as they are from now on: validation images are looked at no more."""
+        self.settled = True
 
     def derived(self) -> nn.Module:
         """Return the plain network as it is now; a copy while the search goes on."""

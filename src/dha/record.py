@@ -51,7 +51,7 @@ def row(
     joint: JointTraining,
     epoch: int,
     totals: list[float],
-    validation: tuple[float, float],
+    validation: tuple[float, float] | None,
     changes: Sequence[float],
     seconds: float,
 ) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def row(
         joint: what is learned.
         epoch: its number, from 1.
         totals: sums of losses, hits and images of the epoch.
-        validation: loss and accuracy.
+        validation: loss and accuracy; None where validation images have become training images.
         changes: the largest move of the sparse code of each node in the epoch.
         seconds: since the run began.
     """
@@ -71,8 +71,8 @@ def row(
         "seconds": round(seconds, 2),
         "train_loss": round(totals[0] / images, 5),
         "train_accuracy": round(totals[1] / images, 5),
-        "validation_loss": round(validation[0], 5),
-        "validation_accuracy": round(validation[1], 5),
+        "validation_loss": "" if validation is None else round(validation[0], 5),
+        "validation_accuracy": "" if validation is None else round(validation[1], 5),
         "learning_rate": float(f"{joint.peaks[0].value.item():.4g}"),
         "head_learning_rate": float(f"{joint.peaks[1].value.item():.4g}") if joint.head else "",
         "scheduled_learning_rate": float(f"{float(joint.optimizer.param_groups[0]['lr']):.4g}"),
@@ -107,13 +107,14 @@ def learned(joint: JointTraining, history: list[dict[str, Any]], test_accuracy: 
     """Return what ``model.json`` says beside the network: policy, course of the hyper-parameters, results."""
     names = ("epoch", "learning_rate", "head_learning_rate", "scheduled_learning_rate", "weight_decay")
     last = history[-1] if history else {}
+    validated = [values["validation_accuracy"] for values in history if values["validation_accuracy"] != ""]
     return {
         "policy": None if joint.policy is None else joint.policy.to_dict(),
         "schedule": [{name: values[name] for name in names} for values in history],
         "results": {
             "epochs": len(history),
             "seconds": last.get("seconds"),
-            "validation_accuracy": last.get("validation_accuracy"),
+            "validation_accuracy": validated[-1] if validated else None,
             "test_accuracy": test_accuracy,
             "policy_top_pair": None if joint.policy is None else joint.policy.top_pairs(1)[0],
         },

@@ -129,5 +129,10 @@ def test_squeeze_excite_is_derived_too():
     search(torch.randn(8, 3, 16, 16))
     images = torch.randn(4, 3, 16, 16)
     torch.testing.assert_close(derive(search.eval())(images), search(images), rtol=0, atol=1e-5)
+    genotype = search.genotype
+    assert "squeeze-excite" in str(genotype)
+    again = plain_network(genotype.to_dict(), 3, 5, 16)
+    again.load_state_dict(derive(search).state_dict())
+    torch.testing.assert_close(again.eval()(images), search(images), rtol=0, atol=1e-5)
     plain = MobileNetwork(3, 5, 16, searched(), width=4, depth=2)
     assert sum(p.numel() for p in plain.parameters()) < sum(p.numel() for p in search.parameters())

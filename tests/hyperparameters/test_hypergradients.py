@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from dha.engine import MovingAverage
 from dha.hyperparameters import (
     cosine,
     dot,
@@ -64,6 +65,37 @@ def test_closed_form_against_autograd_through_the_step(which):
     }
     assert abs(oracle[which]) > 1e-6
     torch.testing.assert_close(closed[which], oracle[which], rtol=1e-4, atol=0)
+
+
+def test_longer_horizon_against_differentiation_through_five_steps():
+    # To first order: what an earlier step does to the gradients of later ones is left out on both sides.
+    problem, count, share = Problem(), 5, 0.3
+    theta = {name: p.detach() for name, p in problem.theta.items()}
+    trail = MovingAverage(theta.values(), horizon=1.0)
+    moves = []
+    for index in range(count):
+        trail.update(share * index)
+        leaves = {name: p.clone().requires_grad_() for name, p in theta.items()}
+        gradients = torch.autograd.grad(problem.loss(leaves, problem.train), list(leaves.values()))
+        moves.append([0.05 * g for g in gradients])
+        for weight, move in zip(theta.values(), moves[-1], strict=True):
+            weight -= move
+
+    # The logarithm of the learning rate of each step, and less of it the longer ago.
+    log = torch.zeros((), requires_grad=True)
+    ages = range(count - 1, -1, -1)
+    factors = [torch.exp((1 - share) ** age * log) - 1 for age in ages]
+    unrolled = {
+        name: theta[name] - sum(f * move[place] for f, move in zip(factors, moves, strict=True))
+        for place, name in enumerate(theta)
+    }
+    (oracle,) = torch.autograd.grad(problem.loss(unrolled, problem.validation), log)
+
+    leaves = {name: p.clone().requires_grad_() for name, p in theta.items()}
+    g_v = torch.autograd.grad(problem.loss(leaves, problem.validation), list(leaves.values()))
+    way = [old - new for old, new in zip(trail.values, theta.values(), strict=True)]
+    assert abs(oracle) > 1e-6
+    torch.testing.assert_close(learning_rate_gradient(g_v, way), oracle, rtol=1e-4, atol=0)
 
 
 def test_the_step_of_the_formulas_is_the_step_of_torch():

@@ -1,8 +1,9 @@
 """Sparse-coded architectures: the LASSO codes, blocks and spaces chosen by them, and the genotypes they write down."""
 
-from dha.architecture.blocks import BlockGenotype, BlockNetwork
+from dha.architecture.blocks import BlockGenotype, BlockNetwork, reference
 from dha.architecture.cells import CellNetwork, CellSearchNetwork
 from dha.architecture.choice import SparseChoice, Sum, derive
+from dha.architecture.costs import count
 from dha.architecture.genotype import Genotype
 from dha.architecture.given import GivenGenotype, genotype_of, given_limits, given_network, head_weights, layout
 from dha.architecture.limits import Limits
@@ -32,6 +33,7 @@ __all__ = [
     "SparseChoice",
     "SparseCodes",
     "Sum",
+    "count",
     "derive",
     "genotype_of",
     "given_limits",
@@ -41,6 +43,7 @@ __all__ = [
     "layout",
     "plain_network",
     "recover",
+    "reference",
     "search_network",
     "sparse_codes",
 ]

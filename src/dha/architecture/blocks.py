@@ -26,6 +26,7 @@ class BlockGenotype:
         width: channels of the first convolution; everything else is in proportion.
         depth: blocks per stage (residual), or the most layers of a stage (mobile).
         resolution: largest side in pixels that the first stage works on; the stem halves images until they fit.
+        squeeze_excite: whether every layer reweights its channels (mobile).
     """
 
     space: str
@@ -33,6 +34,7 @@ class BlockGenotype:
     width: int
     depth: int
     resolution: int
+    squeeze_excite: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -48,7 +50,8 @@ class BlockGenotype:
         try:
             sizes = [int(data[name]) for name in ("width", "depth", "resolution")]
             blocks = tuple(tuple(str(name) for name in block) for block in data["blocks"])
-            genotype = BlockGenotype(str(data["space"]), blocks, *sizes)
+            squeeze_excite = data.get("squeeze_excite", False) is True
+            genotype = BlockGenotype(str(data["space"]), blocks, *sizes, squeeze_excite=squeeze_excite)
         except (KeyError, TypeError, ValueError) as error:
             raise DhaError(f"not a genotype of blocks ({error!r}): expected what dha wrote") from error
         if not (1 <= sizes[0] <= 4096 and 1 <= sizes[1] <= 1000 and 4 <= sizes[2] <= 2048):
@@ -57,7 +60,8 @@ class BlockGenotype:
 
     def __str__(self) -> str:
         """Return one line per block, as people write architectures."""
-        lines = [f"{self.space} network, {self.width} channels, depth {self.depth}"]
+        extra = ", squeeze-excite" if self.squeeze_excite else ""
+        lines = [f"{self.space} network, {self.width} channels, depth {self.depth}{extra}"]
         return "\n".join(lines + [f"  block {i}: {' + '.join(names)}" for i, names in enumerate(self.blocks)])
 
 
@@ -95,6 +99,12 @@ def searched(
     return block
 
 
+def reference(table: Table) -> Sum:
+    """Make a block of the first candidate of its table, where searches start: a ``Choice``."""
+    name, make = next(iter(table.items()))
+    return Sum({name: make()})
+
+
 def written(blocks: Sequence[Sequence[str]]) -> Choice:
     """Return what makes the blocks that a genotype names, in its order.
 
@@ -116,15 +126,16 @@ class BlockNetwork(nn.Module):
     """A network whose architecture is what its blocks have chosen.
 
     Args:
-        space, width, depth, resolution: as in ``BlockGenotype``.
+        space, width, depth, resolution, squeeze_excite: as in ``BlockGenotype``.
     """
 
-    def __init__(self, space: str, width: int, depth: int, resolution: int) -> None:
+    def __init__(self, space: str, width: int, depth: int, resolution: int, squeeze_excite: bool = False) -> None:
         super().__init__()
         self.space, self.width, self.depth, self.resolution = space, width, depth, resolution
+        self.squeeze_excite = squeeze_excite
 
     @property
     def genotype(self) -> BlockGenotype:
         """The architecture as it is now."""
         blocks = tuple(tuple(m.chosen()) for m in self.modules() if isinstance(m, SparseChoice | Sum))
-        return BlockGenotype(self.space, blocks, self.width, self.depth, self.resolution)
+        return BlockGenotype(self.space, blocks, self.width, self.depth, self.resolution, self.squeeze_excite)

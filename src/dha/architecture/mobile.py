@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dha.architecture.blocks import BlockNetwork, Choice
 from dha.architecture.depthwise import DepthwiseConv2d
 from dha.architecture.operations import Scale
-from dha.architecture.residual import SMALLEST, conv_norm
+from dha.architecture.residual import SMALLEST, conv_norm, shrinking
 
 WIDTH = 32
 """Channels of the stem of MobileNetV2, which the channels below go with."""
@@ -109,7 +109,7 @@ class MobileNetwork(BlockNetwork):
         depth: the most layers of a stage.
         resolution: largest side in pixels that the skeleton works on; extra strided convolutions halve images until
             they fit.
-        squeeze_excite: whether every layer has a ``SqueezeExcite``. Genotypes do not say it.
+        squeeze_excite: whether every layer has a ``SqueezeExcite``.
     """
 
     def __init__(
@@ -124,12 +124,8 @@ class MobileNetwork(BlockNetwork):
         resolution: int = 224,
         squeeze_excite: bool = False,
     ) -> None:
-        super().__init__("mobile", width, depth, resolution)
-        layers: list[nn.Module] = []
-        channels, side = channels_in, image_size
-        while side > resolution:
-            layers += conv_norm_relu6(channels, width, stride=2)
-            channels, side = width, (side + 1) // 2
+        super().__init__("mobile", width, depth, resolution, squeeze_excite)
+        layers, channels, side = shrinking(conv_norm_relu6, channels_in, width, image_size, resolution)
         halvings = sum(side >= SMALLEST * 2**k for k in range(1, HALVINGS + 1))
         strides = iter([1] * (HALVINGS - halvings) + [2] * halvings)
         layers += conv_norm_relu6(channels, width, stride=next(strides))

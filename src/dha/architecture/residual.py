@@ -4,6 +4,8 @@ Skeleton: the nine-layer residual network that won DAWNBench (Page, "How to trai
 branch of every block chosen by a sparse code.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,25 @@ def conv_norm(channels_in: int, channels_out: int, kernel: int = 3, stride: int 
 def conv_norm_relu(channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
     """Return a convolution with "same" padding, BatchNorm and ReLU."""
     return [*conv_norm(channels_in, channels_out, kernel, stride), nn.ReLU()]
+
+
+def shrinking(
+    layer: Callable[..., list[nn.Module]], channels_in: int, width: int, side: int, resolution: int
+) -> tuple[list[nn.Module], int, int]:
+    """Return strided layers that halve images until they fit, and channels and side of what comes out of them.
+
+    Args:
+        layer: makes one, as ``conv_norm_relu`` does.
+        channels_in: channels of the images.
+        width: channels of every layer.
+        side: of the images in pixels.
+        resolution: largest side that fits.
+    """
+    layers, channels = [], channels_in
+    while side > resolution:
+        layers += layer(channels, width, stride=2)
+        channels, side = width, (side + 1) // 2
+    return layers, channels, side
 
 
 def _pair(channels: int, between: int) -> nn.Sequential:
@@ -91,11 +112,7 @@ class ResidualNetwork(BlockNetwork):
         resolution: int = 40,
     ) -> None:
         super().__init__("residual", width, depth, resolution)
-        layers: list[nn.Module] = []
-        channels, side = channels_in, image_size
-        while side > resolution:
-            layers += conv_norm_relu(channels, width, stride=2)
-            channels, side = width, (side + 1) // 2
+        layers, channels, side = shrinking(conv_norm_relu, channels_in, width, image_size, resolution)
         layers += conv_norm_relu(channels, width)
         channels = width
         for _ in range(STAGES):

@@ -22,9 +22,6 @@ class Size(NamedTuple):
 SIZES = {"cells": Size(16, 5, 20), "residual": Size(16, 1, 40), "mobile": Size(32, 4, 224)}
 """What each space is built with when nothing else is said."""
 
-BLOCK_NETWORKS = {"residual": ResidualNetwork, "mobile": MobileNetwork}
-"""The spaces that are a chain of blocks."""
-
 
 def search_network(
     space: str,
@@ -39,6 +36,7 @@ def search_network(
     code_size: int = 7,
     penalty: float = 0.1,
     gradient: Literal["one_step", "implicit"] = "one_step",
+    squeeze_excite: bool = False,
     seed: int = 0,
 ) -> CellNetwork | BlockNetwork:
     """Return the network of a space as it is when a search begins.
@@ -55,6 +53,7 @@ def search_network(
         code_size: length of the codes of a node of a cell.
         penalty: as in ``SparseCodes``.
         gradient: as in ``SparseCodes``.
+        squeeze_excite: whether every layer of the mobile space reweights its channels.
         seed: of dictionaries and codes.
 
     Raises:
@@ -79,7 +78,7 @@ def search_network(
     # A layer of a mobile network is one kernel and one expansion.
     choose = 1 if space == "mobile" else choose
     choice = searched(choose=choose, start=start, penalty=penalty, gradient=gradient, seed=seed)
-    return _block_network(space, channels_in, classes, image_size, choice, size)
+    return _block_network(space, channels_in, classes, image_size, choice, size, squeeze_excite)
 
 
 def plain_network(
@@ -101,7 +100,8 @@ def plain_network(
         return CellNetwork(Genotype.from_dict(data), channels_in, classes, image_size)
     genotype = BlockGenotype.from_dict(data)
     size = Size(genotype.width, genotype.depth, genotype.resolution)
-    network = _block_network(space, channels_in, classes, image_size, written(genotype.blocks), size)
+    choice = written(genotype.blocks)
+    network = _block_network(space, channels_in, classes, image_size, choice, size, genotype.squeeze_excite)
     if network.genotype != genotype:
         places = len(network.genotype.blocks)
         raise DhaError(f"genotype of {len(genotype.blocks)} blocks: expected {places}, with no candidate twice in one")
@@ -109,9 +109,10 @@ def plain_network(
 
 
 def _block_network(
-    space: str, channels_in: int, classes: int, image_size: int, choice: Choice, size: Size
+    space: str, channels_in: int, classes: int, image_size: int, choice: Choice, size: Size, squeeze_excite: bool
 ) -> BlockNetwork:
-    if space not in BLOCK_NETWORKS:
-        raise DhaError(f"space {space!r}: this dha knows {', '.join(SIZES)}")
-    make, (width, depth, resolution) = BLOCK_NETWORKS[space], size
-    return make(channels_in, classes, image_size, choice, width=width, depth=depth, resolution=resolution)
+    if space == "residual":
+        return ResidualNetwork(channels_in, classes, image_size, choice, **size._asdict())
+    if space == "mobile":
+        return MobileNetwork(channels_in, classes, image_size, choice, squeeze_excite=squeeze_excite, **size._asdict())
+    raise DhaError(f"space {space!r}: this dha knows {', '.join(SIZES)}")

@@ -42,6 +42,10 @@ class LabelledImages:
         """Return one image, uint8 (C, H, W), and its class number."""
         return self.images[index], int(self.labels[index])
 
+    def join(self, other: "LabelledImages") -> "LabelledImages":
+        """Return these images and those of another part after them."""
+        return LabelledImages(torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels]))
+
     def select(self, indices: Tensor | np.ndarray | Sequence[int]) -> "LabelledImages":
         """Return the images at `indices` (integers in 0..N-1, or a boolean mask of length N), in that order."""
         chosen = torch.as_tensor(indices, device=self.images.device)

@@ -15,12 +15,19 @@ _TEST_SEED = 7_919  # fixed: a test part that moved with the run's seed would le
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts that one run works with; `test` is None if there is none."""
+    """The parts that one run works with.
+
+    Attributes:
+        train, validation, test: the images; `test` is None if there is none.
+        classes: what labels stand for.
+        held_out: whether the validation images were taken out of the training images.
+    """
 
     train: LabelledImages
     validation: LabelledImages
     test: LabelledImages | None
     classes: Classes
+    held_out: bool
 
 
 def split(source: Source, *, validation_fraction: float, test_fraction: float, seed: int) -> Splits:
@@ -50,9 +57,10 @@ def split(source: Source, *, validation_fraction: float, test_fraction: float, s
     _check_counts(source, needed=1 + hold_validation + hold_test)
     if hold_test:
         train, test = _hold_out(train, test_fraction, _TEST_SEED, keep=1 + hold_validation)
-    if validation is None:
+    if hold_validation:
         train, validation = _hold_out(train, validation_fraction, seed, keep=1)
-    return Splits(train, validation, test, source.classes)
+    assert validation is not None
+    return Splits(train, validation, test, source.classes, hold_validation)
 
 
 def _hold_out(data: LabelledImages, fraction: float, seed: int, keep: int) -> tuple[LabelledImages, LabelledImages]:

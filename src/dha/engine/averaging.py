@@ -4,6 +4,7 @@
 # pyright: reportPrivateImportUsage=false
 
 import copy
+import math
 from collections.abc import Iterable
 
 import torch
@@ -11,31 +12,55 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 
-class WeightAverage:
-    """An exponential moving average of the weights of a network, over a share of the run instead of a number of steps.
+class MovingAverage:
+    """An exponential moving average of weights, over a share of the run instead of a number of steps.
 
     Args:
-        network: the network whose parameters are averaged.
-        horizon: the share of the run after which a weight counts 1/e.
+        weights: what is averaged.
+        horizon: the share of the run after which a weight counts 1/e; 0 remembers the latest alone.
+
+    Attributes:
+        values: the averages, in the order of ``weights``.
     """
 
-    def __init__(self, network: nn.Module, horizon: float = 0.02) -> None:
-        self.network, self.horizon = network, horizon
-        self.weights = [p.detach().clone() for p in network.parameters()]
-        self.progress: float | None = None
+    def __init__(self, weights: Iterable[Tensor], horizon: float) -> None:
+        self.weights, self.horizon = list(weights), horizon
+        self.values = [w.detach().clone() for w in self.weights]
+        self.began: float | None = None
+        self.progress = 0.0
 
     @torch.no_grad()
     def update(self, progress: float) -> None:
         """Take in the weights as they are when ``progress``, a share in [0, 1], of the run is over."""
-        passed = self.horizon if self.progress is None else max(0.0, progress - self.progress)
-        torch._foreach_lerp_(self.weights, list(self.network.parameters()), min(1.0, passed / self.horizon))
+        passed = progress - self.progress
+        share = 1.0 if self.began is None or passed >= self.horizon else max(0.0, passed / self.horizon)
+        torch._foreach_lerp_(self.values, self.weights, share)
+        self.began = progress if self.began is None else self.began
         self.progress = progress
+
+    def covered(self) -> float:
+        """Return how much of its horizon the average looks back over, in [0, 1]."""
+        passed = 0.0 if self.began is None else self.progress - self.began
+        return 1.0 - math.exp(-passed / self.horizon) if self.horizon else 1.0
+
+
+class WeightAverage(MovingAverage):
+    """The moving average of all parameters of a network.
+
+    Args:
+        network: the network whose parameters are averaged.
+        horizon: as in ``MovingAverage``.
+    """
+
+    def __init__(self, network: nn.Module, horizon: float = 0.02) -> None:
+        super().__init__(network.parameters(), horizon)
+        self.network = network
 
     @torch.no_grad()
     def averaged(self) -> nn.Module:
         """Return a copy of the network with the averaged weights; its BatchNorm statistics are still the old ones."""
         network = copy.deepcopy(self.network)
-        for parameter, weight in zip(network.parameters(), self.weights, strict=True):
+        for parameter, weight in zip(network.parameters(), self.values, strict=True):
             parameter.copy_(weight)
         return network
 

@@ -1,0 +1,74 @@
+"""How well networks do on images that they are not training on, and which one a run delivers."""
+
+import copy
+import itertools
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dha.architecture import layout
+from dha.config import Config
+from dha.data import Batches, LabelledImages, Preprocessing, Splits, sequential
+from dha.engine import estimate_statistics
+from dha.joint import JointTraining
+
+STATISTICS_IMAGES = 512
+"""Training images that BatchNorm statistics are estimated anew from."""
+
+
+def closing_seconds(
+    joint: JointTraining, data: LabelledImages, splits: Splits, config: Config
+) -> tuple[tuple[float, float], float]:
+    """Evaluate on ``data``; return the result, and how long validation, test and saving will take at that speed."""
+    began = time.monotonic()
+    result = evaluate(joint.plain, data, joint.preprocessing, config.images_per_step(), joint.fabric.device)
+    images = 3 * len(splits.validation) + 2 * min(STATISTICS_IMAGES, len(splits.train)) + len(splits.test or ())
+    return result, 1.0 + (time.monotonic() - began) * images / len(data)
+
+
+def best_by_validation(joint: JointTraining, batches: Batches, splits: Splits, config: Config) -> nn.Module:
+    """Return the network to deliver: of the last weights, the same with fresh BatchNorm statistics, and the averaged
+    weights, the one with the lowest validation loss.
+
+    Where the run has ended by training on validation images too, that loss is too low for all of them alike.
+    """
+    networks = [joint.derived()]
+    fresh = [copy.deepcopy(networks[0])]
+    if joint.average is not None:
+        fresh.append(joint.average.averaged())
+    for network in fresh:
+        refresh_statistics(network, joint, batches, config)
+    networks += fresh
+    device = joint.fabric.device
+    losses = [
+        evaluate(n, splits.validation, joint.preprocessing, config.images_per_step(), device)[0] for n in networks
+    ]
+    return networks[losses.index(min(losses))]
+
+
+def refresh_statistics(network: nn.Module, joint: JointTraining, batches: Batches, config: Config) -> None:
+    """Estimate BatchNorm statistics anew from untouched training images."""
+    count = max(1, STATISTICS_IMAGES // config.images_per_step())
+    estimate_statistics(network, (joint.inputs(images) for images, _ in itertools.islice(batches, count)))
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    data: LabelledImages,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    device: torch.device,
+) -> tuple[float, float]:
+    """Return mean cross-entropy and accuracy of a network on labelled images, in evaluation mode and float32."""
+    network.eval()
+    totals = torch.zeros(2, device=device)
+    for images, labels in sequential(data, batch_size, device):
+        pixels = preprocessing.normalise(images.float() / 255).contiguous(memory_format=layout(network))
+        logits = network(pixels)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
+    loss, correct = (totals / len(data)).tolist()
+    return loss, correct

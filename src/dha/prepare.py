@@ -1,0 +1,95 @@
+"""What a run begins with: settings in which nothing is left open, batches, and the network in its joint training."""
+
+import copy
+from dataclasses import fields
+
+import torch
+from lightning_fabric import Fabric
+
+from dha.architecture import Limits, Size, given_limits, given_network, head_weights, search_network
+from dha.augmentation import OPERATIONS, PairPolicy
+from dha.automatic import choose_size
+from dha.config import PARTS, Config, learned_parts
+from dha.data import Batches, Preprocessing, Splits
+from dha.joint import JointTraining
+
+
+def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric: Fabric) -> Config:
+    """Return a copy of the settings in which everything that was left open is decided."""
+    resolved = Config(**{f.name: getattr(config, f.name) for f in fields(Config)})
+    for part in PARTS:
+        setattr(resolved, part, copy.copy(getattr(config, part)))
+    resolved.image_size = preprocessing.image_size
+    resolved.learn = ",".join(learned_parts(config.learn)) or "none"
+    resolved.device = fabric.device.type  # pyright: ignore[reportAttributeAccessIssue]
+    resolved.precision = "bf16" if fabric._precision.precision == "bf16-mixed" else "32"
+    if config.batch_size is None:
+        resolved.batch_size = 128 if len(splits.train) >= 2000 else 64
+    if config.budget is None and config.epochs is None:
+        resolved.budget = min(1200.0, max(30.0, 0.04 * len(splits.train)))
+    if config.network is None:
+        space, size = choose_size(resolved, len(splits.train), len(splits.classes), preprocessing, fabric)
+        resolved.space = space  # pyright: ignore[reportAttributeAccessIssue]
+        resolved.architecture.width, resolved.architecture.depth, resolved.architecture.resolution = size
+    return resolved
+
+
+def prepare(
+    splits: Splits, preprocessing: Preprocessing, config: Config, fabric: Fabric
+) -> tuple[Batches, Batches, JointTraining]:
+    """Build the training batches, those for the end of the run, which have validation images that were held out among
+    them, and all that is learned from them; all randomness comes from ``config.seed``.
+    """
+    order, held_out, draws = (torch.Generator().manual_seed(3 * config.seed + i) for i in range(3))
+    batches = Batches(splits.train, config.images_per_step(), order, fabric.device, drop_last=True)
+    everything = batches
+    if splits.held_out and config.settle < 1:
+        together = splits.train.join(splits.validation)
+        everything = Batches(together, config.images_per_step(), order, fabric.device, drop_last=True)
+    validation = Batches(splits.validation, config.images_per_step(), held_out, fabric.device, drop_last=True).forever()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = build(config, preprocessing, len(splits.classes), fabric.device)
+    shape = preprocessing.channels, preprocessing.image_size, preprocessing.image_size
+    if config.network is None:
+        limits = Limits(network, shape, max_parameters=config.max_parameters, max_flops=config.max_flops)
+        head = frozenset()
+    else:
+        limits = given_limits(network, config.network, shape, config.max_parameters, config.max_flops)
+        head = head_weights(network, len(splits.classes))
+    learn = learned_parts(config.learn)
+    policy = None
+    if "augmentation" in learn:
+        # An image of one channel has no colour: the operation would be a second identity.
+        operations = [name for name in OPERATIONS if preprocessing.channels > 1 or name != "color"]
+        policy = PairPolicy(operations, config.augmentation.structure, config.augmentation.identity)
+    joint = JointTraining(network, policy, validation, preprocessing, config, fabric, draws, limits, head)
+    if joint.searching and "architecture" not in learn:
+        joint.finish_search()
+    return batches, everything, joint
+
+
+def build(config: Config, preprocessing: Preprocessing, classes: int, device: torch.device) -> torch.nn.Module:
+    """Return the network as it is when a run begins: the one that was brought, or one as the settings say."""
+    if config.network is not None:
+        shape = preprocessing.channels, classes, preprocessing.image_size
+        return given_network(config.network, *shape, device=device)
+    settings = config.architecture
+    assert settings.width is not None
+    assert settings.depth is not None
+    assert settings.resolution is not None
+    return search_network(
+        config.space,
+        preprocessing.channels,
+        classes,
+        preprocessing.image_size,
+        Size(settings.width, settings.depth, settings.resolution),
+        nodes=settings.nodes,
+        choose=settings.choose,
+        start=settings.start,
+        code_size=settings.code_size,
+        penalty=settings.penalty,
+        gradient=settings.gradient,
+        squeeze_excite=settings.squeeze_excite,
+        seed=config.seed,
+    )
