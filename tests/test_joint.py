@@ -164,7 +164,7 @@ def test_dropout_is_off_where_policy_and_hyperparameters_learn(splits):
     [("validation", [True, False, False, False]), ("generalisation", [False] * 4 + [True, False])],
 )
 def test_running_statistics_see_training_images_only(splits, small, rule, recorded):
-    batches, joint = joint_training(splits, small(every=1, augmentation=AugmentationConfig(rule=rule)))
+    batches, joint = joint_training(splits, small(every=1, augmentation=AugmentationConfig(rule=rule, probe_every=1)))
     joint.network.train()
     images, labels = next(iter(batches))
     joint.step(images, labels, 0.0)
@@ -183,7 +183,7 @@ def test_running_statistics_see_training_images_only(splits, small, rule, record
 
 @pytest.mark.parametrize("parts", ["none", "architecture", "augmentation", "hyperparameters"])
 def test_only_the_parts_asked_for_move(splits, small, parts):
-    batches, joint = joint_training(splits, small(learn=parts, every=1))
+    batches, joint = joint_training(splits, small(learn=parts, every=1, augmentation=AugmentationConfig(probe_every=1)))
     joint.network.train()
     assert joint.searching == (parts == "architecture")
     compressed = [codes.compressed.detach().clone() for codes in joint.codes]
@@ -200,7 +200,7 @@ def test_only_the_parts_asked_for_move(splits, small, parts):
 
 
 def test_what_has_settled_looks_at_no_validation_image(splits, small):
-    batches, joint = joint_training(splits, small(every=1))
+    batches, joint = joint_training(splits, small(every=1, augmentation=AugmentationConfig(probe_every=1)))
     joint.network.train()
     joint.step(*next(iter(batches)), progress=0.2)
     joint.settle()

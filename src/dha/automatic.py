@@ -24,7 +24,7 @@ LADDER = [(8, 1), (12, 1), (16, 1), (24, 1), (32, 1), (48, 1), (64, 1), (64, 2),
 PASSES = 30.0
 """Passes over the training images that a budget should hold."""
 
-LEARNING = 1.2
+LEARNING = 1.25
 """Time of a step that learns everything, over that of a plain one."""
 
 SHARE = 0.03

@@ -77,6 +77,8 @@ class AugmentationConfig(Section):
     Args:
         rule: "generalisation" (operations that close the gap between training and validation loss), "validation" (pairs
             whose images help the validation loss at the next step) or "adversarial" (pairs with high training loss).
+        probe_every: steps between two probes of the generalisation rule.
+        memory: of the generalisation rule, share of the run after which a probe counts 1/e.
         temperature: of the generalisation rule, in units of the validation loss; the lower, the more the best
             operations are preferred.
         harm: of the generalisation rule, what a nat of loss that an operation adds to unseen images weighs against one
@@ -88,6 +90,8 @@ class AugmentationConfig(Section):
     """
 
     rule: Literal["generalisation", "validation", "adversarial"] = "generalisation"
+    probe_every: int = 8
+    memory: float = 0.5
     temperature: float = 0.1
     harm: float = 2.0
     structure: Literal["slots", "pairs"] = "slots"
@@ -142,7 +146,8 @@ class Config:
             hyperparameters; or none.
         image_size: side in pixels that images are brought to; when not given, their own, at most 64.
         batch_size: images per step; when not given 128, or 64 with fewer than 2,000 training images.
-        every: policy and hyper-parameters learn from one validation batch every this many steps.
+        every: hyper-parameters, and the policy by the validation rule, learn from one validation batch every this many
+            steps.
         validation_fraction: share of the training images held out to learn policy and hyper-parameters, where the
             source has none.
         settle: share of the run after which policy and hyper-parameters stay as they are, and validation images that
@@ -280,6 +285,8 @@ _RANGES: list[tuple[str, float, float]] = [
     ("architecture.recover_every", 1, 1_000_000),
     ("architecture.deadline", 0.0, 1.0),
     ("architecture.tolerance", 0.0, 100.0),
+    ("augmentation.probe_every", 1, 10_000),
+    ("augmentation.memory", 0.001, 100.0),
     ("augmentation.temperature", 1e-4, 100.0),
     ("augmentation.harm", 0.0, 100.0),
     ("augmentation.identity", 0.001, 0.999),

@@ -87,10 +87,11 @@ class JointTraining:
         self.weight_decay = LearnedScalar(settings.weight_decay, 1e-6, 1e-2, fabric.device)
         self.rule = None
         if policy is not None and config.augmentation.rule == "generalisation":
-            self.rule = GeneralisationRule(policy, config.augmentation.temperature, config.augmentation.harm)
+            augmentation = config.augmentation
+            self.rule = GeneralisationRule(policy, augmentation.temperature, augmentation.harm, augmentation.memory)
         elif policy is not None:
             self.policy_optimizer = torch.optim.Adam(policy.parameters(), lr=config.augmentation.learning_rate)
-        self.probed: tuple[Draws, Draws, HostCopy] | None = None
+        self.probed: tuple[Draws, Draws, float, HostCopy] | None = None
         self.pending: tuple[Tensor, HostCopy] | None = None
         self.steps, self.settled = 0, False
         self._train(network)
@@ -138,8 +139,8 @@ class JointTraining:
             The loss of each image and whether it was classified correctly, both (N,), on the device.
         """
         due = not self.settled and self.steps % self.config.every == 0
-        if due and self.rule is not None:
-            self._probe(self.rule, images, labels)
+        if self.rule is not None and not self.settled and self.steps % self.config.augmentation.probe_every == 0:
+            self._probe(self.rule, images, labels, progress)
         pixels, draws = images.float() / 255, None
         if self.policy is not None:
             draws = self.policy.draw(len(labels), self.generator)
@@ -237,14 +238,14 @@ class JointTraining:
             return alignments(losses, active, held_out)
 
     @torch.no_grad()
-    def _probe(self, rule: GeneralisationRule, images: Tensor, labels: Tensor) -> None:
+    def _probe(self, rule: GeneralisationRule, images: Tensor, labels: Tensor, progress: float) -> None:
         """Measure what single operations do to the loss of this batch, not trained on yet, and of unseen images."""
         if self.probed is not None:
             # The probe before this one: by now its copy to the host is done, so that nothing has to wait.
-            for_training, for_validation, copy = self.probed
+            for_training, for_validation, when, copy = self.probed
             sizes = [len(for_training.pairs)] * 2 + [len(for_validation.pairs)] * 2
             seen, seen_changed, unseen, unseen_changed = copy.wait().split(sizes)
-            rule.learn((for_training, for_validation), (seen, unseen), (seen_changed, unseen_changed))
+            rule.learn((for_training, for_validation), (seen, unseen), (seen_changed, unseen_changed), when)
         draws, losses = [], []
         with undisturbed(self.norms, self.others), self.fabric.autocast():
             for part_images, part_labels in ((images, labels), next(self.validation)):
@@ -253,7 +254,7 @@ class JointTraining:
                 for variant in (pixels, rule.policy.apply(pixels, draws[-1])):
                     logits = self.plain(self._normalise(variant))
                     losses.append(F.cross_entropy(logits.float(), part_labels, reduction="none"))
-        self.probed = draws[0], draws[1], HostCopy(torch.cat(losses))
+        self.probed = draws[0], draws[1], progress, HostCopy(torch.cat(losses))
 
     def _update_policy(self) -> None:
         # The signal of the update before this one: by now its copy to the host is done, so that nothing has to wait.

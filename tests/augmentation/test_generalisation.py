@@ -11,7 +11,7 @@ def learned(train, validation, losses=(0.2, 1.0), probes=40, noise=0.3, **settin
     generator = torch.Generator().manual_seed(0)
     policy = PairPolicy(NAMES, settings.pop("structure", "slots"), 0.5)
     rule = GeneralisationRule(policy, **settings)
-    for _ in range(probes):
+    for index in range(probes):
         draws = rule.probe(64, generator), rule.probe(48, generator)
         plain = torch.full((64,), losses[0]), torch.full((48,), losses[1])
         changed = []
@@ -19,7 +19,7 @@ def learned(train, validation, losses=(0.2, 1.0), probes=40, noise=0.3, **settin
             operations = d.pairs[:, 0]
             random = noise * torch.randn(len(loss), generator=generator)
             changed.append(loss + torch.tensor(effect)[operations] + random * (operations > 0))
-        rule.learn(draws, plain, (changed[0], changed[1]))
+        rule.learn(draws, plain, (changed[0], changed[1]), progress=index / probes)
     return rule
 
 
@@ -36,6 +36,16 @@ def test_the_operation_that_closes_the_gap_is_preferred(structure):
     assert first[2] > 0.7
     assert first[1] < 0.05
     torch.testing.assert_close(first, second)
+
+
+def test_what_was_long_ago_is_forgotten():
+    rule = learned([0.0, 0.9, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], noise=0.0)
+    assert rule.worth()[1] == pytest.approx(0.9)
+    draws = rule.probe(400, torch.Generator().manual_seed(1))
+    same = torch.full((400,), 1.0)
+    rule.learn((draws, draws), (same, same), (same, same), progress=1.0 + 10 * rule.memory)
+    assert rule.worth()[1] == pytest.approx(0.0, abs=0.01)
+    assert rule.gap == pytest.approx(0.0, abs=0.01)
 
 
 def test_images_are_left_alone_when_all_operations_hurt():

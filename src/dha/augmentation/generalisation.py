@@ -12,13 +12,12 @@ a flip stays free for photographs and never comes up for digits. The two terms a
 Gontijo-Lopes et al. (ICLR 2021), here measured while training, and decided upon.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from dha.augmentation.policy import Draws, PairPolicy
-
-FORGETTING = 0.99
-"""Factor on the weight of all earlier probes at every update."""
 
 PRIOR = 8.0
 """Weight of the start of the policy, in probed images per operation."""
@@ -31,18 +30,21 @@ class GeneralisationRule:
         policy: the policy to learn; where it starts is what the first estimates are mixed with.
         temperature: in units of the validation loss; the lower, the more the best operations are preferred.
         harm: what a nat of loss on unseen images weighs against one on training images, > 1.
+        memory: share of the run after which a probe counts 1/e, > 0: what an operation is worth changes as the network
+            learns.
 
     Attributes:
         gap: running estimate of validation minus training loss, both on untouched images.
     """
 
-    def __init__(self, policy: PairPolicy, temperature: float = 0.1, harm: float = 2.0) -> None:
-        self.policy, self.temperature, self.harm = policy, temperature, harm
+    def __init__(self, policy: PairPolicy, temperature: float = 0.1, harm: float = 2.0, memory: float = 0.5) -> None:
+        self.policy, self.temperature, self.harm, self.memory = policy, temperature, harm, memory
         self.start = policy.operation_probabilities().log()
         count = len(policy.operations)
         self.weight = torch.zeros(2, count)
         self.effect = torch.zeros(2, count)
         self.total = 0.0
+        self.progress = 0.0
         self.loss = torch.zeros(2)
 
     @property
@@ -57,16 +59,25 @@ class GeneralisationRule:
         return Draws(pairs, torch.rand(n, 2, 3, generator=generator))
 
     @torch.no_grad()
-    def learn(self, draws: tuple[Draws, Draws], plain: tuple[Tensor, Tensor], changed: tuple[Tensor, Tensor]) -> None:
+    def learn(
+        self,
+        draws: tuple[Draws, Draws],
+        plain: tuple[Tensor, Tensor],
+        changed: tuple[Tensor, Tensor],
+        progress: float,
+    ) -> None:
         """Take in one probe and set the policy anew.
 
         Args:
             draws: what was applied to the training and to the validation images.
             plain: losses (n,) of the untouched training and of the untouched validation images, on the CPU.
             changed: losses (n,) of the same images after the operation.
+            progress: share of the run that was over at the probe, in [0, 1].
         """
-        self.weight *= FORGETTING
-        self.total = FORGETTING * self.total + 1
+        kept = math.exp((self.progress - progress) / self.memory)
+        self.progress = progress
+        self.weight *= kept
+        self.total = kept * self.total + 1
         for part in (0, 1):
             operations = draws[part].pairs[:, 0]
             difference = (changed[part] - plain[part]).float()
