@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from dha import ArchitectureConfig, DhaError
+from dha.augmentation import AugmentationPolicy
 from dha.data import Preprocessing, load_source, split
 from dha.display import summary
 from dha.engine import make_fabric
@@ -50,8 +51,10 @@ def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
     assert len(description["schedule"]) == 6
     assert description["results"]["test_accuracy"] == result.test_accuracy
     assert description["results"]["validation_accuracy"] == float(rows[4]["validation_accuracy"])
-    assert set(description["policy"]) == {"operations", "structure", "logits"}
+    policy = AugmentationPolicy.load(out / "model" / "policy.json")
+    assert policy.to_dict() == result.model.learned["policy"]
     loaded = TrainedModel.load(out / "model")
+    assert loaded.learned["policy"] == policy.to_dict()
     assert loaded.genotype == result.model.genotype
     assert not list(out.glob(".*")), "no partial files are left"
 
@@ -129,6 +132,17 @@ def test_gray_images_have_no_colour_operation(small):
     policy = run("digits", config=small()).model.learned["policy"]
     assert len(policy["operations"]) == 17
     assert "color" not in policy["operations"]
+
+
+def test_a_run_can_start_from_the_policy_of_another(small, tmp_path):
+    policy = AugmentationPolicy(["identity", "rotate", "invert"], "pairs", 0.9)
+    policy.save(tmp_path / "policy.json")
+    config = small(learn="augmentation")
+    config.augmentation.set_params(start=str(tmp_path / "policy.json"), rule="validation", learning_rate=0.0)
+    assert run("digits", config=config).model.learned["policy"] == policy.to_dict()
+    config.augmentation.set_params(start=str(tmp_path / "nothing.json"))
+    with pytest.raises(DhaError, match=r"nothing.json' cannot be read"):
+        run("digits", config=config)
 
 
 def test_skipped_files_are_counted(small, tmp_path):

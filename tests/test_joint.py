@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dha import AugmentationConfig, Config, HyperparametersConfig
-from dha.augmentation import PairPolicy
+from dha.augmentation import AugmentationPolicy
 from dha.data import Preprocessing, load_source, measure, split
 from dha.engine import make_fabric
 from dha.hyperparameters import cosine, cosine_schedule
@@ -120,7 +120,7 @@ def test_backbone_and_head_move_by_their_own_cosines(splits):
     endless = batches.forever()
     joint.step(*next(endless), progress=0.0)
     assert [peak.value.item() for peak in joint.peaks] == pytest.approx([0.05 * BACKBONE, 0.05]), "no way to look back"
-    past = [w.clone() for w in joint.trail.values]
+    past = [w.clone() for w in joint.sgd.trail.values]
     joint.step(*next(endless), progress=0.1)
     past = [p + 0.4 * (w.detach() - p) for p, w in zip(past, joint.plain.parameters(), strict=True)]
     joint.step(*next(endless), progress=0.2)
@@ -254,7 +254,7 @@ def test_policy_learns_the_one_operation_that_helps(splits, small):
     batches, joint = joint_training(splits, config)
     joint = JointTraining(
         _search_network(config),
-        PairPolicy(operations=("identity", "invert", "translate_x"), identity_probability=0.5),
+        AugmentationPolicy(operations=("identity", "invert", "translate_x"), identity_probability=0.5),
         ((255 - images, labels) for images, labels in joint.validation),
         joint.preprocessing,
         joint.config,

@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.nn import functional as F
 
-from dha.architecture import SIZES, ResidualNetwork, Size, count, reference, search_network
+from dha.architecture import SIZES, ResidualNetwork, Size, count, referred, search_network
 from dha.config import Config, learned_parts, parse_budget
 from dha.data import Preprocessing
 
@@ -102,14 +102,14 @@ def keeps_limits(config: Config, size: Size, classes: int, preprocessing: Prepro
         return True
     channels, side = preprocessing.channels, preprocessing.image_size
     with torch.device("meta"):
-        network = ResidualNetwork(channels, classes, side, reference, **size._asdict())
+        network = ResidualNetwork(channels, classes, side, referred, **size._asdict())
     limits = config.max_parameters, config.max_flops
     costs = zip(count(network, (channels, side, side)), limits, strict=True)
     return all(limit is None or cost <= limit for cost, limit in costs)
 
 
 def seconds_per_image(
-    config: Config, size: Size, classes: int, preprocessing: Preprocessing, fabric: Fabric, steps: int = 3
+    config: Config, size: Size, classes: int, preprocessing: Preprocessing, fabric: Fabric, steps: int = 2
 ) -> float:
     """Return how long a plain training step of a residual network takes, per image: the fastest of a few.
 

@@ -86,6 +86,7 @@ class AugmentationConfig(Section):
         structure: "slots" (one softmax for each of the two operations) or "pairs" (a free matrix over all ordered
             pairs).
         identity: probability of leaving the image alone, in each of the two slots, at the start.
+        start: the policy.json of another run, to start from instead; its operations and structure are kept.
         learning_rate: of Adam on the logits, in the other rules.
     """
 
@@ -96,6 +97,7 @@ class AugmentationConfig(Section):
     harm: float = 2.0
     structure: Literal["slots", "pairs"] = "slots"
     identity: float = 0.5
+    start: str | None = None
     learning_rate: float = 0.02
 
 

@@ -18,14 +18,25 @@ STATISTICS_IMAGES = 512
 """Training images that BatchNorm statistics are estimated anew from."""
 
 
-def closing_seconds(
-    joint: JointTraining, data: LabelledImages, splits: Splits, config: Config
-) -> tuple[tuple[float, float], float]:
-    """Evaluate on ``data``; return the result, and how long validation, test and saving will take at that speed."""
-    began = time.monotonic()
-    result = evaluate(joint.plain, data, joint.preprocessing, config.images_per_step(), joint.fabric.device)
+def closing_seconds(joint: JointTraining, splits: Splits, config: Config) -> float:
+    """Return how long validation, test and saving will take at the end of the run, from a few batches."""
+    size = config.images_per_step()
+    few = splits.validation.select(torch.arange(min(len(splits.validation), 2 * size)))
+    seconds = []
+    for _ in range(2):  # The first is slower than those to come.
+        began = time.monotonic()
+        evaluate(joint.plain, few, joint.preprocessing, size, joint.fabric.device)
+        seconds.append(time.monotonic() - began)
     images = 3 * len(splits.validation) + 2 * min(STATISTICS_IMAGES, len(splits.train)) + len(splits.test or ())
-    return result, 1.0 + (time.monotonic() - began) * images / len(data)
+    return 1.0 + min(seconds) * images / len(few)
+
+
+def validate(joint: JointTraining, splits: Splits, config: Config) -> tuple[float, float]:
+    """Return loss and accuracy on the validation images, in the precision of the run."""
+    with joint.fabric.autocast():
+        return evaluate(
+            joint.plain, splits.validation, joint.preprocessing, config.images_per_step(), joint.fabric.device
+        )
 
 
 def best_by_validation(joint: JointTraining, batches: Batches, splits: Splits, config: Config) -> nn.Module:
@@ -62,12 +73,12 @@ def evaluate(
     batch_size: int,
     device: torch.device,
 ) -> tuple[float, float]:
-    """Return mean cross-entropy and accuracy of a network on labelled images, in evaluation mode and float32."""
+    """Return mean cross-entropy and accuracy of a network on labelled images, in evaluation mode."""
     network.eval()
     totals = torch.zeros(2, device=device)
     for images, labels in sequential(data, batch_size, device):
         pixels = preprocessing.normalise(images.float() / 255).contiguous(memory_format=layout(network))
-        logits = network(pixels)
+        logits = network(pixels).float()
         loss = F.cross_entropy(logits, labels, reduction="sum")
         totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
     loss, correct = (totals / len(data)).tolist()

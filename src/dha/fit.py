@@ -14,7 +14,7 @@ from dha.config import Config, check, parse_budget
 from dha.data import Batches, Preprocessing, Splits, load_source, measure, split
 from dha.engine import Budget, make_fabric
 from dha.errors import DhaError
-from dha.evaluation import best_by_validation, closing_seconds, evaluate
+from dha.evaluation import best_by_validation, closing_seconds, evaluate, validate
 from dha.joint import JointTraining
 from dha.model import TrainedModel
 from dha.prepare import prepare, resolve
@@ -127,8 +127,7 @@ def train(
     settings = config.architecture
     nodes = sum(len(codes.code) for codes in joint.codes)
     recovered, recovered_step, saved = 0.0, 0, time.monotonic()
-    few = splits.validation.select(torch.arange(min(len(splits.validation), 4 * config.images_per_step())))
-    budget.closing = closing_seconds(joint, few, splits, config)[1]
+    budget.closing = closing_seconds(joint, splits, config)
     while budget.progress() < 1:
         if budget.progress() >= config.settle and not joint.settled:
             joint.settle()
@@ -156,10 +155,7 @@ def train(
                 watch(progress, history[-1] if history else {})
             if progress >= 1:
                 break
-        if joint.settled and splits.held_out:
-            validation = None
-        else:
-            validation, budget.closing = closing_seconds(joint, splits.validation, splits, config)
+        validation = None if joint.settled and splits.held_out else validate(joint, splits, config)
         history.append(
             record.row(joint, len(history) + 1, totals.tolist(), validation, changes, time.monotonic() - started)
         )

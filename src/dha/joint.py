@@ -3,9 +3,6 @@
 Source: DHA (Zhou et al., TMLR 2022, arXiv 2109.05765), algorithm 1; the equations are in ``docs/design.md``, section 2.
 """
 
-# torch documents its `_foreach` functions but leaves them out of its type stubs.
-# pyright: reportPrivateImportUsage=false
-
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -16,9 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from dha.architecture import Limits, derive, layout, recover, sparse_codes
 from dha.augmentation import (
+    AugmentationPolicy,
     Draws,
     GeneralisationRule,
-    PairPolicy,
     adversarial_gradient,
     alignments,
     standardise,
@@ -26,8 +23,8 @@ from dha.augmentation import (
 )
 from dha.config import Config, learned_parts
 from dha.data import Preprocessing
-from dha.engine import HostCopy, MovingAverage, WeightAverage, undisturbed
-from dha.hyperparameters import LearnedScalar, cosine, cosine_schedule
+from dha.engine import HostCopy, WeightAverage, undisturbed
+from dha.hyperparameters import LearnedScalar, LearnedSGD, cosine_schedule
 
 BACKBONE = 0.15
 """Where the learning rate of the other weights starts, as a share of that of the head, where the head has its own.
@@ -61,7 +58,7 @@ class JointTraining:
     def __init__(
         self,
         network: nn.Module,
-        policy: PairPolicy | None,
+        policy: AugmentationPolicy | None,
         validation: Iterator[tuple[Tensor, Tensor]],
         preprocessing: Preprocessing,
         config: Config,
@@ -109,23 +106,22 @@ class JointTraining:
         # Nothing is random in the networks of our spaces.
         self.others = [m for m in network.modules() if self.given and not isinstance(m, BatchNorm)]
         groups = [[p for n, p in named.items() if n not in self.head], [p for n, p in named.items() if n in self.head]]
-        # Fused, because that is the SGD of torch that reads a learning rate from the device without waiting for it.
-        self.optimizer = torch.optim.SGD(
-            [{"params": group, "lr": peak.value} for group, peak in zip(groups, self.peaks, strict=False)],
-            momentum=self.config.hyperparameters.momentum,
-            nesterov=self.config.hyperparameters.momentum > 0,
-            fused=True,
+        settings = self.config.hyperparameters
+        self.sgd = LearnedSGD(
+            groups[: len(self.peaks)],
+            self.peaks,
+            self.weight_decay,
+            momentum=settings.momentum,
+            horizon=settings.horizon,
+            resting_cosine=settings.resting_cosine,
+            clip=CLIP if self.given else None,
         )
-        # From the start, because the fused step wants all weights to have one, and candidates join one by one.
-        for weight in self.weights:
-            self.optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         if self.searching:
             self.code_optimizer = torch.optim.Adam(
                 compressed, lr=self.config.architecture.learning_rate, betas=(0.5, 0.999)
             )
         # What is still searched has no weights to average yet.
         self.average = None if self.searching else WeightAverage(self.plain)
-        self.trail = MovingAverage(self.weights, self.config.hyperparameters.horizon)
 
     def step(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         """Train on one batch; every ``config.every`` steps learn policy and hyper-parameters from a validation batch.
@@ -154,13 +150,12 @@ class JointTraining:
             if self.config.architecture.loss == "training":
                 self._step_codes()
             self.code_optimizer.zero_grad()
-        # Candidates that the architecture does not use have no gradient: they neither move nor decay.
-        active = [p for p in self.weights if p.grad is not None]
-        settings = self.config.hyperparameters
-        schedule = cosine_schedule(progress, settings.warmup)
+        # Candidates that the architecture does not use have no gradient.
+        active = self.sgd.active()
+        schedule = cosine_schedule(progress, self.config.hyperparameters.warmup)
         if due and self.learns_hyperparameters:
-            self.trail.update(progress)
-        self._step_weights(active, schedule)
+            self.sgd.look(progress)
+        self.sgd.step(schedule)
 
         if due:
             self._update_policy()
@@ -169,11 +164,11 @@ class JointTraining:
                 self._step_codes()
                 self.code_optimizer.zero_grad()
             if self.learns_hyperparameters:
-                self._step_hyperparameters(active, held_out, settings.rate * schedule * self.trail.covered())
+                self.sgd.learn(active, held_out, self.config.hyperparameters.rate * schedule)
             if draws is not None and self.rule is None:
                 signal = self._alignments(inputs, labels, active, held_out) if self.by_validation else losses.detach()
                 self.pending = draws.pairs, HostCopy(signal)
-        self.optimizer.zero_grad()
+        self.sgd.zero_grad()
         if self.average is not None:
             self.average.update(progress)
         self.steps += 1
@@ -190,28 +185,6 @@ class JointTraining:
         for codes in self.codes:
             codes.stop_frozen_gradients()
         self.code_optimizer.step()
-
-    def _step_weights(self, active: Sequence[Tensor], schedule: float) -> None:
-        gradients = [p.grad for p in active if p.grad is not None]
-        with torch.no_grad():
-            if self.given:
-                length = torch.stack(torch._foreach_norm(gradients)).norm()
-                torch._foreach_mul_(gradients, (CLIP / length).clamp_max(1.0))
-            # Not left to the optimiser: the coefficient is learned, and lives on the device.
-            torch._foreach_add_(gradients, torch._foreach_mul(list(active), self.weight_decay.value))
-        for peak, group in zip(self.peaks, self.optimizer.param_groups, strict=True):
-            group["lr"] = peak.value * schedule
-        self.optimizer.step()
-
-    def _step_hyperparameters(self, active: Sequence[Tensor], held_out: Sequence[Tensor], rate: float) -> None:
-        gradients = dict(zip(active, held_out, strict=True))
-        past: dict[Tensor, Tensor] = dict(zip(self.weights, self.trail.values, strict=True))
-        for peak, group in zip(self.peaks, self.optimizer.param_groups, strict=True):
-            moved = [p for p in group["params"] if p in gradients]
-            way = torch._foreach_sub([past[p] for p in moved], [p.detach() for p in moved])
-            direction = cosine([gradients[p] for p in moved], way)
-            peak.move(direction - self.config.hyperparameters.resting_cosine, rate)
-        self.weight_decay.move(cosine(held_out, [past[p] for p in active]), rate)
 
     def _held_out_gradient(self, active: Sequence[Tensor]) -> Sequence[Tensor]:
         images, labels = next(self.validation)

@@ -7,7 +7,7 @@ import torch
 from lightning_fabric import Fabric
 
 from dha.architecture import Limits, Size, given_limits, given_network, head_weights, search_network
-from dha.augmentation import OPERATIONS, PairPolicy
+from dha.augmentation import OPERATIONS, AugmentationPolicy
 from dha.automatic import choose_size
 from dha.config import PARTS, Config, learned_parts
 from dha.data import Batches, Preprocessing, Splits
@@ -60,13 +60,21 @@ def prepare(
     learn = learned_parts(config.learn)
     policy = None
     if "augmentation" in learn:
-        # An image of one channel has no colour: the operation would be a second identity.
-        operations = [name for name in OPERATIONS if preprocessing.channels > 1 or name != "color"]
-        policy = PairPolicy(operations, config.augmentation.structure, config.augmentation.identity)
+        policy = starting_policy(config, preprocessing)
     joint = JointTraining(network, policy, validation, preprocessing, config, fabric, draws, limits, head)
     if joint.searching and "architecture" not in learn:
         joint.finish_search()
     return batches, everything, joint
+
+
+def starting_policy(config: Config, preprocessing: Preprocessing) -> AugmentationPolicy:
+    """Return the policy that a run begins with: that of a file, or one near identity."""
+    settings = config.augmentation
+    if settings.start is not None:
+        return AugmentationPolicy.load(settings.start)
+    # An image of one channel has no colour: the operation would be a second identity.
+    operations = [name for name in OPERATIONS if preprocessing.channels > 1 or name != "color"]
+    return AugmentationPolicy(operations, settings.structure, settings.identity)
 
 
 def build(config: Config, preprocessing: Preprocessing, classes: int, device: torch.device) -> torch.nn.Module:

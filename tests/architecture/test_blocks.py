@@ -75,10 +75,13 @@ def test_a_derived_network_trains_on_without_the_search_network(space):
     assert torch.equal(derive(search)(torch.zeros(2, 1, 8, 8)), before)
 
 
-@pytest.mark.parametrize(("space", "first"), [("residual", "pair_3x3"), ("mobile", "k3_e6")])
-def test_a_search_starts_from_the_first_candidate_with_dictionaries_of_its_own(space, first):
-    network = search_network(space, 3, 5, 8, SIZE, choose=1)
-    assert {names for block in blocks(network) for names in block} == {first}
+@pytest.mark.parametrize(("space", "others"), [("residual", "pair_3x3"), ("mobile", "k3_e6")])
+def test_a_search_starts_from_the_reference_with_dictionaries_of_its_own(space, others):
+    network = search_network(space, 3, 5, 8, SIZE._replace(depth=2), choose=1)
+    starts = [names for block in blocks(network) for names in block]
+    if space == "residual":  # The middle stage of the nine-layer network has one block less.
+        assert starts.pop(2) == "skip"
+    assert set(starts) == {others}
     dictionaries = [code.dictionary for code in sparse_codes(network)]
     pairs = [(a, b) for i, a in enumerate(dictionaries) for b in dictionaries[:i] if a.shape == b.shape]
     assert pairs

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dha.augmentation import GeneralisationRule, PairPolicy
+from dha.augmentation import AugmentationPolicy, GeneralisationRule
 
 NAMES = ("identity", "invert", "horizontal_flip", "rotate")
 
@@ -9,7 +9,7 @@ NAMES = ("identity", "invert", "horizontal_flip", "rotate")
 def learned(train, validation, losses=(0.2, 1.0), probes=40, noise=0.3, **settings):
     """Run the rule on losses that the operations change by given means, and return it."""
     generator = torch.Generator().manual_seed(0)
-    policy = PairPolicy(NAMES, settings.pop("structure", "slots"), 0.5)
+    policy = AugmentationPolicy(NAMES, settings.pop("structure", "slots"), 0.5)
     rule = GeneralisationRule(policy, **settings)
     for index in range(probes):
         draws = rule.probe(64, generator), rule.probe(48, generator)
@@ -55,8 +55,8 @@ def test_images_are_left_alone_when_all_operations_hurt():
 
 
 def test_the_policy_starts_where_it_was_and_moves_as_probes_come_in():
-    start = PairPolicy(NAMES, "slots", 0.5).operation_probabilities()
-    torch.testing.assert_close(GeneralisationRule(PairPolicy(NAMES)).logits().softmax(1), start)
+    start = AugmentationPolicy(NAMES, "slots", 0.5).operation_probabilities()
+    torch.testing.assert_close(GeneralisationRule(AugmentationPolicy(NAMES)).logits().softmax(1), start)
     shares = [
         learned([0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], probes=n, noise=0.0).policy.operation_probabilities()[0, 2]
         for n in (1, 2, 10)
@@ -71,7 +71,7 @@ def test_an_overflowing_loss_says_nothing():
 
 
 def test_probes_draw_every_operation_in_the_first_slot_alone():
-    rule = GeneralisationRule(PairPolicy(NAMES))
+    rule = GeneralisationRule(AugmentationPolicy(NAMES))
     draws = rule.probe(200, torch.Generator().manual_seed(0))
     assert draws.pairs[:, 0].unique().tolist() == [0, 1, 2, 3]
     assert (draws.pairs[:, 1] == 0).all()

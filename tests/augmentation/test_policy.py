@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -7,15 +8,15 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from dha.augmentation import OPERATIONS, Draws, PairPolicy
+from dha.augmentation import OPERATIONS, AugmentationPolicy, Draws
 from dha.errors import DhaError
 
 STRUCTURES: list[Literal["slots", "pairs"]] = ["slots", "pairs"]
 FEW = ("identity", "invert", "rotate", "cutout")
 
 
-def random_policy(structure: Literal["slots", "pairs"], operations: tuple[str, ...] = FEW) -> PairPolicy:
-    policy = PairPolicy(operations, structure)
+def random_policy(structure: Literal["slots", "pairs"], operations: tuple[str, ...] = FEW) -> AugmentationPolicy:
+    policy = AugmentationPolicy(operations, structure)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for logits in policy.parameters():
@@ -25,7 +26,7 @@ def random_policy(structure: Literal["slots", "pairs"], operations: tuple[str, .
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_starts_near_identity(structure: Literal["slots", "pairs"]) -> None:
-    policy = PairPolicy(structure=structure, identity_probability=0.7)
+    policy = AugmentationPolicy(structure=structure, identity_probability=0.7)
     expected = torch.full((2, 18), 0.3 / 17)
     expected[:, 0] = 0.7
     assert torch.allclose(policy.operation_probabilities(), expected, atol=1e-6)
@@ -35,14 +36,14 @@ def test_starts_near_identity(structure: Literal["slots", "pairs"]) -> None:
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_one_over_k_is_uniform(structure: Literal["slots", "pairs"]) -> None:
-    policy = PairPolicy(structure=structure, identity_probability=1 / 18)
+    policy = AugmentationPolicy(structure=structure, identity_probability=1 / 18)
     assert torch.allclose(policy.probabilities(), torch.full((18, 18), 1 / 324))
     assert policy.entropy().item() == pytest.approx(math.log(324), rel=1e-5)
 
 
 def test_parameter_counts() -> None:
-    assert [tuple(logits.shape) for logits in PairPolicy().parameters()] == [(18,), (18,)]
-    assert [tuple(logits.shape) for logits in PairPolicy(structure="pairs").parameters()] == [(18, 18)]
+    assert [tuple(logits.shape) for logits in AugmentationPolicy().parameters()] == [(18,), (18,)]
+    assert [tuple(logits.shape) for logits in AugmentationPolicy(structure="pairs").parameters()] == [(18, 18)]
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -57,7 +58,7 @@ def test_pairs_are_drawn_with_their_probabilities(structure: Literal["slots", "p
 
 
 def test_same_seed_same_draws() -> None:
-    policy = PairPolicy()
+    policy = AugmentationPolicy()
     first, second = (policy.draw(50, torch.Generator().manual_seed(6)) for _ in range(2))
     other = policy.draw(50, torch.Generator().manual_seed(7))
     assert torch.equal(first.pairs, second.pairs)
@@ -94,7 +95,7 @@ def test_top_pairs_and_entropy() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_apply_is_one_operation_after_the_other(channels: int, photo: Tensor) -> None:
     generator = torch.Generator().manual_seed(8)
-    policy = PairPolicy(identity_probability=0.2)
+    policy = AugmentationPolicy(identity_probability=0.2)
     images = (photo[:, :channels] * torch.rand(60, 1, 1, 1, generator=generator)).requires_grad_()
     before, draws = images.detach().clone(), policy.draw(60, generator)
     result = policy.apply(images, draws)
@@ -111,20 +112,20 @@ def test_apply_is_one_operation_after_the_other(channels: int, photo: Tensor) ->
 def test_apply_leaves_identity_pairs_and_the_input_alone(photo: Tensor) -> None:
     draws = Draws(torch.zeros(1, 2, dtype=torch.long), torch.rand(1, 2, 3))
     before = photo.clone()
-    result = PairPolicy().apply(photo, draws)
+    result = AugmentationPolicy().apply(photo, draws)
     assert torch.equal(result, photo)
     result.zero_()
     assert torch.equal(photo, before)
 
 
 def test_apply_names_a_wrong_number_of_draws(photo: Tensor) -> None:
-    policy = PairPolicy()
+    policy = AugmentationPolicy()
     with pytest.raises(DhaError, match="1 images but draws for 2"):
         policy.apply(photo, policy.draw(2))
 
 
 def test_apply_names_images_that_are_not_float32() -> None:
-    policy = PairPolicy()
+    policy = AugmentationPolicy()
     with pytest.raises(DhaError, match="uint8"):
         policy.apply(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), policy.draw(2))
 
@@ -132,7 +133,7 @@ def test_apply_names_images_that_are_not_float32() -> None:
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_dictionary_round_trip(structure: Literal["slots", "pairs"]) -> None:
     policy = random_policy(structure)
-    loaded = PairPolicy.from_dict(json.loads(json.dumps(policy.to_dict())))
+    loaded = AugmentationPolicy.from_dict(json.loads(json.dumps(policy.to_dict())))
     assert loaded.operations == policy.operations
     assert loaded.structure == structure
     for ours, theirs in zip(policy.parameters(), loaded.parameters(), strict=True):
@@ -158,12 +159,44 @@ def test_dictionary_round_trip(structure: Literal["slots", "pairs"]) -> None:
 )
 def test_from_dict_refuses(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DhaError, match=message):
-        PairPolicy.from_dict(random_policy("slots").to_dict() | change)
+        AugmentationPolicy.from_dict(random_policy("slots").to_dict() | change)
+
+
+def test_a_policy_from_its_file_draws_and_applies_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    for structure in STRUCTURES:
+        policy = random_policy(structure)
+        policy.save(tmp_path / "policy.json")
+        loaded = AugmentationPolicy.load(tmp_path / "policy.json")
+        draws = [p.draw(50, torch.Generator().manual_seed(3)) for p in (policy, loaded)]
+        assert torch.equal(draws[0].pairs, draws[1].pairs)
+        assert torch.equal(draws[0].uniforms, draws[1].uniforms)
+        images = torch.rand(50, 3, 8, 8)
+        augmented = loaded(images, torch.Generator().manual_seed(3))
+        assert torch.equal(augmented, policy.apply(images, draws[0]))
+        assert not torch.equal(augmented, images)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "not JSON"),
+        ("[1]", "holds a list"),
+        ("{}", r"policy '.*policy.json': .*lacks logits, operations, structure"),
+        ('{"operations": 3, "structure": "slots", "logits": []}', "operations is 3"),
+        ('{"operations": [["invert"]], "structure": "slots", "logits": []}', "unknown operation"),
+    ],
+)
+def test_load_refuses(content: str | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "policy.json").write_text(content)
+    with pytest.raises(DhaError, match=message):
+        AugmentationPolicy.load(tmp_path / "policy.json")
 
 
 def test_from_dict_names_what_is_missing() -> None:
     with pytest.raises(DhaError, match="lacks logits, structure"):
-        PairPolicy.from_dict({"operations": list(FEW)})
+        AugmentationPolicy.from_dict({"operations": list(FEW)})
 
 
 @pytest.mark.parametrize(
@@ -171,15 +204,15 @@ def test_from_dict_names_what_is_missing() -> None:
 )
 def test_bad_operations(operations: list[str], message: str) -> None:
     with pytest.raises(DhaError, match=message):
-        PairPolicy(operations)
+        AugmentationPolicy(operations)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0, float("nan")])
 def test_bad_identity_probability(value: float) -> None:
     with pytest.raises(DhaError, match="identity_probability"):
-        PairPolicy(identity_probability=value)
+        AugmentationPolicy(identity_probability=value)
 
 
 def test_without_identity_or_with_one_operation() -> None:
-    assert torch.allclose(PairPolicy(["invert", "crop"]).probabilities(), torch.full((2, 2), 0.25))
-    assert PairPolicy(["identity"]).probabilities().tolist() == [[1.0]]
+    assert torch.allclose(AugmentationPolicy(["invert", "crop"]).probabilities(), torch.full((2, 2), 0.25))
+    assert AugmentationPolicy(["identity"]).probabilities().tolist() == [[1.0]]

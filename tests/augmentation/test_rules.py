@@ -10,7 +10,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dha.augmentation import Draws, PairPolicy, adversarial_gradient, alignments, standardise, validation_gradient
+from dha.augmentation import (
+    AugmentationPolicy,
+    Draws,
+    adversarial_gradient,
+    alignments,
+    standardise,
+    validation_gradient,
+)
 
 STRUCTURES: list[Literal["slots", "pairs"]] = ["slots", "pairs"]
 
@@ -124,7 +131,7 @@ class LinearProblem:
 
     def __init__(self, structure: Literal["slots", "pairs"]) -> None:
         generator = torch.Generator().manual_seed(1)
-        self.policy = PairPolicy(self.operations, structure)
+        self.policy = AugmentationPolicy(self.operations, structure)
         with torch.no_grad():
             for logits in self.policy.parameters():
                 logits.add_(torch.randn(logits.shape, generator=generator))
@@ -184,7 +191,7 @@ def test_mean_validation_gradient_over_draws() -> None:
 
 @pytest.mark.parametrize("rule", [lambda *a: validation_gradient(*a, learning_rate=0.1), adversarial_gradient])
 def test_equal_values_or_one_image_give_no_gradient(rule: Callable[..., list[Tensor]]) -> None:
-    policy = PairPolicy()
+    policy = AugmentationPolicy()
     assert flat(rule(policy, policy.draw(8).pairs, torch.full((8,), 2.0))).abs().max() < 1e-6
     assert torch.equal(flat(rule(policy, policy.draw(1).pairs, torch.ones(1))), torch.zeros(36))
 
@@ -200,7 +207,9 @@ def test_standardise_removes_scale_and_offset() -> None:
     assert torch.equal(standardise(torch.zeros(3)), torch.zeros(3))
 
 
-def learned(held_out_operation: str | None, operations: tuple[str, ...], steps: int = 200, seed: int = 0) -> PairPolicy:
+def learned(
+    held_out_operation: str | None, operations: tuple[str, ...], steps: int = 200, seed: int = 0
+) -> AugmentationPolicy:
     """Train a small network on digits with the rule; the validation digits went through an operation, or none."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -208,12 +217,12 @@ def learned(held_out_operation: str | None, operations: tuple[str, ...], steps: 
     images, labels = torch.tensor(data, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(target)
     held_out = images[1200:]
     if held_out_operation is not None:
-        fixed = PairPolicy([held_out_operation, "identity"])
+        fixed = AugmentationPolicy([held_out_operation, "identity"])
         pairs = torch.tensor([0, 1]).expand(len(held_out), 2)
         held_out = fixed.apply(held_out, Draws(pairs, torch.rand(len(held_out), 2, 3, generator=generator)))
     network = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10))
     weights = list(network.parameters())
-    policy = PairPolicy(operations, identity_probability=1 / len(operations))
+    policy = AugmentationPolicy(operations, identity_probability=1 / len(operations))
     of_weights = torch.optim.SGD(weights, lr=0.1, momentum=0.9)
     of_policy = torch.optim.Adam(policy.parameters(), lr=0.05)
     for _ in range(steps):
@@ -236,7 +245,7 @@ def learned(held_out_operation: str | None, operations: tuple[str, ...], steps: 
     return policy
 
 
-def share(policy: PairPolicy, name: str) -> float:
+def share(policy: AugmentationPolicy, name: str) -> float:
     """The probability of an operation, averaged over the slots."""
     return float(policy.operation_probabilities().mean(0)[policy.operations.index(name)])
 
@@ -263,7 +272,7 @@ def test_validation_rule_drops_what_only_hurts() -> None:
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_adversarial_rule_raises_the_operation_of_high_loss(structure: Literal["slots", "pairs"]) -> None:
-    policy = PairPolicy(("identity", "invert", "rotate"), structure)
+    policy = AugmentationPolicy(("identity", "invert", "rotate"), structure)
     optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
     generator = torch.Generator().manual_seed(5)
     for _ in range(60):

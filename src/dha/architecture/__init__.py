@@ -1,6 +1,6 @@
 """Sparse-coded architectures: the LASSO codes, blocks and spaces chosen by them, and the genotypes they write down."""
 
-from dha.architecture.blocks import BlockGenotype, BlockNetwork, reference
+from dha.architecture.blocks import BlockGenotype, BlockNetwork, referred
 from dha.architecture.cells import CellNetwork, CellSearchNetwork
 from dha.architecture.choice import SparseChoice, Sum, derive
 from dha.architecture.costs import count
@@ -43,7 +43,7 @@ __all__ = [
     "layout",
     "plain_network",
     "recover",
-    "reference",
+    "referred",
     "search_network",
     "sparse_codes",
 ]

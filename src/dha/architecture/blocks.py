@@ -10,10 +10,11 @@ from dha.architecture.choice import SparseChoice, Sum
 from dha.errors import DhaError
 
 Table = Mapping[str, Callable[[], nn.Sequential]]
-"""Name -> constructor of the candidates of one block; the first is where a search starts."""
+"""Name -> constructor of the candidates of one block."""
 
-Choice = Callable[[Table], nn.Module]
-"""Makes the block that a network puts in a place where the candidates of a table are possible."""
+Choice = Callable[[Table, str], nn.Module]
+"""Makes the block that a network puts in a place where the candidates of a table are possible, of which the one that is
+named is where a search starts."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,17 @@ def searched(
 
     Args:
         choose: how many candidates a block adds up.
-        start: where the search begins: with the first candidate of each table, or at random.
+        start: where the search begins: with the reference of each table (and the first of the others, as many as are
+            chosen), or at random.
         penalty: as in ``SparseCodes``.
         gradient: as in ``SparseCodes``.
         seed: as in ``SparseCodes``; every block gets one of its own.
     """
     seeds = iter(range(1000 * seed, 1000 * (seed + 1)))
 
-    def block(table: Table) -> SparseChoice:
+    def block(table: Table, reference: str) -> SparseChoice:
         candidates = {name: make() for name, make in table.items()}
-        names = list(table)[:choose]
+        names = [reference, *(name for name in table if name != reference)][:choose]
         return SparseChoice(
             candidates,
             choose=len(names),
@@ -99,10 +101,9 @@ def searched(
     return block
 
 
-def reference(table: Table) -> Sum:
-    """Make a block of the first candidate of its table, where searches start: a ``Choice``."""
-    name, make = next(iter(table.items()))
-    return Sum({name: make()})
+def referred(table: Table, reference: str) -> Sum:
+    """Make a block of the candidate where a search starts: a ``Choice``."""
+    return Sum({reference: table[reference]()})
 
 
 def written(blocks: Sequence[Sequence[str]]) -> Choice:
@@ -113,7 +114,7 @@ def written(blocks: Sequence[Sequence[str]]) -> Choice:
     """
     names: Iterator[Sequence[str]] = iter(blocks)
 
-    def block(table: Table) -> Sum:
+    def block(table: Table, reference: str) -> Sum:
         chosen = next(names, None)
         if not chosen or any(name not in table for name in chosen):
             raise DhaError(f"genotype with block {chosen!r}: expected some of {', '.join(table)}")

@@ -87,7 +87,7 @@ class InvertedResidual(nn.Module):
         }
         if self.adds:
             table["skip"] = lambda: nn.Sequential(Scale())
-        self.branch = choice(table)
+        self.branch = choice(table, next(iter(LAYERS)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels_in, H, W) to (N, channels_out, ceil(H/stride), ceil(W/stride))."""

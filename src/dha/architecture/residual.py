@@ -76,11 +76,17 @@ BRANCHES = {
 
 
 class Residual(nn.Module):
-    """Adds a chosen branch to its input: ``relu(x + branch(x))``."""
+    """Adds a chosen branch to its input: ``relu(x + branch(x))``.
 
-    def __init__(self, channels: int, choice: Choice) -> None:
+    Args:
+        channels: of input and output.
+        choice: makes the branch.
+        reference: the candidate that a search starts from.
+    """
+
+    def __init__(self, channels: int, choice: Choice, reference: str = "pair_3x3") -> None:
         super().__init__()
-        self.branch = choice({name: lambda make=make: make(channels) for name, make in BRANCHES.items()})
+        self.branch = choice({name: lambda make=make: make(channels) for name, make in BRANCHES.items()}, reference)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
@@ -115,13 +121,15 @@ class ResidualNetwork(BlockNetwork):
         layers, channels, side = shrinking(conv_norm_relu, channels_in, width, image_size, resolution)
         layers += conv_norm_relu(channels, width)
         channels = width
-        for _ in range(STAGES):
+        for stage in range(STAGES):
             layers += conv_norm_relu(channels, 2 * channels)
             channels *= 2
             if side >= 2 * SMALLEST:
                 layers.append(nn.MaxPool2d(2))
                 side //= 2
-            layers += [Residual(channels, choice) for _ in range(depth)]
+            # In the nine-layer network the middle stage has one block less than the others.
+            references = ["skip" if stage == 1 and block == 0 else "pair_3x3" for block in range(depth)]
+            layers += [Residual(channels, choice, reference) for reference in references]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(channels, classes)
 

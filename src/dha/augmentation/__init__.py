@@ -5,15 +5,15 @@ It stands alone: nothing here knows the network, the loss or the run.
 
 from dha.augmentation.generalisation import GeneralisationRule
 from dha.augmentation.operations import OPERATIONS, Operation
-from dha.augmentation.policy import Draws, PairPolicy
+from dha.augmentation.policy import AugmentationPolicy, Draws
 from dha.augmentation.rules import adversarial_gradient, alignments, standardise, validation_gradient
 
 __all__ = [
     "OPERATIONS",
+    "AugmentationPolicy",
     "Draws",
     "GeneralisationRule",
     "Operation",
-    "PairPolicy",
     "adversarial_gradient",
     "alignments",
     "standardise",

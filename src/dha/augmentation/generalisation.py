@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from dha.augmentation.policy import Draws, PairPolicy
+from dha.augmentation.policy import AugmentationPolicy, Draws
 
 PRIOR = 8.0
 """Weight of the start of the policy, in probed images per operation."""
@@ -37,7 +37,9 @@ class GeneralisationRule:
         gap: running estimate of validation minus training loss, both on untouched images.
     """
 
-    def __init__(self, policy: PairPolicy, temperature: float = 0.1, harm: float = 2.0, memory: float = 0.5) -> None:
+    def __init__(
+        self, policy: AugmentationPolicy, temperature: float = 0.1, harm: float = 2.0, memory: float = 0.5
+    ) -> None:
         self.policy, self.temperature, self.harm, self.memory = policy, temperature, harm, memory
         self.start = policy.operation_probabilities().log()
         count = len(policy.operations)

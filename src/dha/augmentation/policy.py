@@ -1,14 +1,17 @@
 """A learned distribution over ordered pairs of image operations, and its application to a batch."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from dha.augmentation.operations import OPERATIONS
+from dha.engine import write_text
 from dha.errors import DhaError
 
 
@@ -25,7 +28,7 @@ class Draws:
     uniforms: Tensor
 
 
-class PairPolicy:
+class AugmentationPolicy:
     """A distribution over the K x K ordered pairs of operations, held as logits on the CPU.
 
     It is `tau` of DHA (Zhou et al., TMLR 2022, arXiv 2109.05765). The logits stay on the CPU because pairs are drawn
@@ -152,13 +155,41 @@ class PairPolicy:
         ]
         return torch.cat(results)[back]
 
+    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return a batch augmented by pairs drawn anew: `apply` after `draw`."""
+        return self.apply(images, self.draw(len(images), generator))
+
+    def save(self, file: str | Path) -> None:
+        """Write the policy to a JSON file, as runs do: `policy.json` in the folder of a model."""
+        write_text(Path(file), json.dumps(self.to_dict(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, file: str | Path) -> "AugmentationPolicy":
+        """Read a policy that `save` or a run wrote.
+
+        Raises:
+            DhaError: if there is no such file, or it does not hold a policy.
+        """
+        try:
+            values = json.loads(Path(file).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DhaError(f"policy {str(file)!r} cannot be read ({error.strerror}): name a policy.json") from error
+        except ValueError as error:
+            raise DhaError(f"policy {str(file)!r} is not JSON ({error}): name a policy.json that dha wrote") from error
+        if not isinstance(values, dict):
+            raise DhaError(f"policy {str(file)!r} holds a {type(values).__name__}: name a policy.json that dha wrote")
+        try:
+            return cls.from_dict(values)
+        except DhaError as error:
+            raise DhaError(f"policy {str(file)!r}: {error}") from error
+
     def to_dict(self) -> dict[str, Any]:
         """Return the policy as JSON-able values, for `from_dict`."""
         logits = [tensor.tolist() for tensor in self._logits]
         return {"operations": list(self.operations), "structure": self.structure, "logits": logits}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "PairPolicy":
+    def from_dict(cls, values: Mapping[str, Any]) -> "AugmentationPolicy":
         """Return the policy that `to_dict` described, logits to the bit.
 
         Raises:
@@ -167,6 +198,8 @@ class PairPolicy:
         missing = {"operations", "structure", "logits"} - set(values)
         if missing:
             raise DhaError(f"the saved policy lacks {', '.join(sorted(missing))}")
+        if not isinstance(values["operations"], list):
+            raise DhaError(f"operations is {values['operations']!r}; a list of names is expected")
         policy = cls(values["operations"], values["structure"])
         shapes = [tuple(tensor.shape) for tensor in policy._logits]
         try:
@@ -187,7 +220,7 @@ def _check_names(names: Sequence[str]) -> None:
     if not names:
         raise DhaError(f"operations is empty; name at least one of {', '.join(OPERATIONS)}")
     for place, name in enumerate(names):
-        if name not in OPERATIONS:
+        if not isinstance(name, str) or name not in OPERATIONS:
             raise DhaError(f"unknown operation {name!r}; the known ones are {', '.join(OPERATIONS)}")
         if name in names[:place]:
             raise DhaError(f"operation {name!r} is named twice; name each one once")

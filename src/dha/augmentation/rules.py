@@ -1,7 +1,7 @@
 """The update rules of the policy: gradients of its logits from what one batch showed, as pure functions.
 
-Each gradient is to be descended; hand it to an optimiser over `PairPolicy.parameters()`. For steps that depend neither
-on the scale of the loss nor on the learning rate, hand in standardised values:
+Each gradient is to be descended; hand it to an optimiser over `AugmentationPolicy.parameters()`. For steps that depend
+neither on the scale of the loss nor on the learning rate, hand in standardised values:
 
     values = standardise(alignments(per_image_losses, weights, validation_gradient_of_the_weights))
     gradients = validation_gradient(policy, draws.pairs, values, learning_rate=1.0)
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dha.augmentation.policy import PairPolicy
+from dha.augmentation.policy import AugmentationPolicy
 
 
 @torch.no_grad()
@@ -61,7 +61,9 @@ def alignments(
     return torch.where(step > 0, (ahead - behind) / (2 * step), 0.0)
 
 
-def validation_gradient(policy: PairPolicy, pairs: Tensor, alignments: Tensor, learning_rate: float) -> list[Tensor]:
+def validation_gradient(
+    policy: AugmentationPolicy, pairs: Tensor, alignments: Tensor, learning_rate: float
+) -> list[Tensor]:
     """Return an unbiased estimate of the gradient of the validation loss in the policy's logits tau, to be descended.
 
     One SGD step on n augmented images, theta' = theta - (lr / n) sum_k grad loss_k, gives to first order
@@ -85,7 +87,7 @@ def validation_gradient(policy: PairPolicy, pairs: Tensor, alignments: Tensor, l
     return _score_gradient(policy, pairs, -learning_rate * alignments)
 
 
-def adversarial_gradient(policy: PairPolicy, pairs: Tensor, losses: Tensor) -> list[Tensor]:
+def adversarial_gradient(policy: AugmentationPolicy, pairs: Tensor, losses: Tensor) -> list[Tensor]:
     """Return the gradient whose descent raises the probability of pairs with a high training loss.
 
     It is -(1 / n) sum_k (loss_k - b_k) d log p(pair_k) / d tau: REINFORCE with the loss as reward, as in Adversarial
@@ -110,7 +112,7 @@ def standardise(values: Tensor) -> Tensor:
     return centred / (centred.square().mean().sqrt() + floor)
 
 
-def _score_gradient(policy: PairPolicy, pairs: Tensor, costs: Tensor) -> list[Tensor]:
+def _score_gradient(policy: AugmentationPolicy, pairs: Tensor, costs: Tensor) -> list[Tensor]:
     """The score-function estimate of the gradient of the mean cost, with leave-one-out baseline."""
     n = len(costs)
     costs = costs.detach().to("cpu", torch.float32)

@@ -1,4 +1,4 @@
-"""Learned hyper-parameters: one-step hypergradients in closed form, schedules, and log-space updates."""
+"""Learned hyper-parameters: hypergradients, schedules, and the optimiser that learns its own learning rates."""
 
 from dha.hyperparameters.hypergradients import (
     cosine,
@@ -8,9 +8,11 @@ from dha.hyperparameters.hypergradients import (
     norm,
     weight_decay_gradient,
 )
+from dha.hyperparameters.learned_sgd import LearnedSGD
 from dha.hyperparameters.schedule import LearnedScalar, cosine_schedule
 
 __all__ = [
+    "LearnedSGD",
     "LearnedScalar",
     "cosine",
     "cosine_schedule",

@@ -20,6 +20,7 @@ from dha.architecture import (
     layout,
     plain_network,
 )
+from dha.augmentation import AugmentationPolicy
 from dha.data import Preprocessing, load_source
 from dha.engine import replaced_folder
 from dha.errors import DhaError
@@ -38,7 +39,8 @@ class TrainedModel:
         classes: the class of each output, in order.
         preprocessing: what images need before the network.
         genotype: how the network is written down.
-        learned: the policy, the hyper-parameters and the results of the run, as they are written to ``model.json``.
+        learned: what the run learned and how it went: the policy, as ``policy.json`` has it, and the course of the
+            hyper-parameters and the results, as ``model.json`` does.
     """
 
     network: nn.Module
@@ -73,13 +75,14 @@ class TrainedModel:
             yield self.network(pixels.contiguous(memory_format=layout(self.network)))
 
     def save(self, folder: str | Path) -> None:
-        """Write ``weights.safetensors`` and ``model.json`` to ``folder``, in place of what was there."""
+        """Write weights.safetensors, model.json and maybe policy.json to ``folder``, in place of what was there."""
+        policy = self.learned.get("policy")
         description = {
             "format": FORMAT,
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_dict(),
             "genotype": self.genotype.to_dict(),
-            **self.learned,
+            **{name: value for name, value in self.learned.items() if name != "policy"},
         }
         with replaced_folder(Path(folder)) as partial:
             # safetensors wants row-major memory, of one name each; channels-last is a matter of speed and is set again
@@ -88,6 +91,8 @@ class TrainedModel:
             state = {name: t.clone(memory_format=row_major) for name, t in self.network.state_dict().items()}
             safetensors.torch.save_file(state, partial / "weights.safetensors")
             (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+            if policy is not None:
+                AugmentationPolicy.from_dict(policy).save(partial / "policy.json")
 
     @staticmethod
     def load(folder: str | Path, device: str = "cpu", network: str | nn.Module | None = None) -> "TrainedModel":
@@ -114,6 +119,8 @@ class TrainedModel:
             weights = safetensors.torch.load_file(folder / "weights.safetensors")
             plain, genotype = _built(folder, description["genotype"], preprocessing, len(classes), network, device)
             plain.load_state_dict(weights)
+            policy = folder / "policy.json"
+            learned = {"policy": AugmentationPolicy.load(policy).to_dict()} if policy.exists() else {}
         except DhaError:
             raise
         except _DAMAGE as error:
@@ -124,7 +131,7 @@ class TrainedModel:
                 f"{folder} is damaged or was not written by dha ({error}): copy or train the model again"
             ) from error
         plain.to(device, memory_format=layout(plain))  # pyright: ignore[reportCallIssue]
-        learned = {k: v for k, v in description.items() if k not in ("format", "classes", "preprocessing", "genotype")}
+        learned |= {k: v for k, v in description.items() if k not in ("format", "classes", "preprocessing", "genotype")}
         return TrainedModel(plain.eval(), classes, preprocessing, genotype, learned)
 
 
