@@ -1,5 +1,4 @@
 import csv
-import dataclasses
 import json
 import time
 
@@ -11,12 +10,10 @@ from PIL import Image
 
 from dha import ArchitectureConfig, DhaError
 from dha.augmentation import AugmentationPolicy
-from dha.data import Preprocessing, load_source, split
+from dha.data import load_source
 from dha.display import summary
-from dha.engine import make_fabric
 from dha.fit import run
 from dha.model import TrainedModel
-from dha.prepare import resolve
 
 
 def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
@@ -112,37 +109,22 @@ def test_a_budget_holds(small, tmp_path):
     assert schedule[-1] < 0.05 * max(schedule), "the schedule reaches its end within the budget"
 
 
-def test_nothing_set_means_a_budget_by_the_number_of_images(small):
-    splits = split(load_source("digits"), validation_fraction=0.1, test_fraction=0.0, seed=0)
-    fabric = make_fabric("cpu", "32", 8)
-    preprocessing = Preprocessing(8, 1, (0.3,), (0.4,))
-    assert len(splits.train) == 1295
-    assert resolve(small(epochs=None), splits, preprocessing, fabric).budget == pytest.approx(0.04 * 1295)
-    assert resolve(small(epochs=3), splits, preprocessing, fabric).budget is None
-    few = dataclasses.replace(splits, train=splits.train.select(torch.arange(100)))
-    assert resolve(small(epochs=None), few, preprocessing, fabric).budget == 30
-
-
 def test_a_budget_too_short_to_train_in_is_named(small):
     with pytest.raises(DhaError, match=r"budget=0.001.*before training began.*more time"):
         run("digits", config=small(epochs=None, budget=0.001))
+
+
+def test_a_training_that_diverged_is_named(small):
+    config = small(learn="none")
+    config.hyperparameters.set_params(learning_rate=100.0, weight_decay=1.0, warmup=0.0)
+    with pytest.raises(DhaError, match=r"diverged.*hyperparameters.learning_rate than 100"):
+        run("digits", config=config)
 
 
 def test_gray_images_have_no_colour_operation(small):
     policy = run("digits", config=small()).model.learned["policy"]
     assert len(policy["operations"]) == 17
     assert "color" not in policy["operations"]
-
-
-def test_a_run_can_start_from_the_policy_of_another(small, tmp_path):
-    policy = AugmentationPolicy(["identity", "rotate", "invert"], "pairs", 0.9)
-    policy.save(tmp_path / "policy.json")
-    config = small(learn="augmentation")
-    config.augmentation.set_params(start=str(tmp_path / "policy.json"), rule="validation", learning_rate=0.0)
-    assert run("digits", config=config).model.learned["policy"] == policy.to_dict()
-    config.augmentation.set_params(start=str(tmp_path / "nothing.json"))
-    with pytest.raises(DhaError, match=r"nothing.json' cannot be read"):
-        run("digits", config=config)
 
 
 def test_skipped_files_are_counted(small, tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import time
 
 import torch
@@ -12,6 +13,7 @@ from dha.architecture import layout
 from dha.config import Config
 from dha.data import Batches, LabelledImages, Preprocessing, Splits, sequential
 from dha.engine import estimate_statistics
+from dha.errors import DhaError
 from dha.joint import JointTraining
 
 STATISTICS_IMAGES = 512
@@ -44,6 +46,9 @@ def best_by_validation(joint: JointTraining, batches: Batches, splits: Splits, c
     weights, the one with the lowest validation loss.
 
     Where the run has ended by training on validation images too, that loss is too low for all of them alike.
+
+    Raises:
+        DhaError: if none of these losses is finite.
     """
     networks = [joint.derived()]
     fresh = [copy.deepcopy(networks[0])]
@@ -56,6 +61,13 @@ def best_by_validation(joint: JointTraining, batches: Batches, splits: Splits, c
     losses = [
         evaluate(n, splits.validation, joint.preprocessing, config.images_per_step(), device)[0] for n in networks
     ]
+    losses = [loss if math.isfinite(loss) else math.inf for loss in losses]
+    if min(losses) == math.inf:
+        rate = config.hyperparameters.learning_rate
+        raise DhaError(
+            f"the training has diverged, its loss is not a number: start from a lower hyperparameters.learning_rate "
+            f"than {rate:g}, or from other weights if the network was brought"
+        )
     return networks[losses.index(min(losses))]
 
 

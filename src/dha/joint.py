@@ -1,6 +1,6 @@
 """The joint step: weights, architecture, augmentation policy and hyper-parameters, all moved by one pass over a batch.
 
-Source: DHA (Zhou et al., TMLR 2022, arXiv 2109.05765), algorithm 1; the equations are in ``docs/design.md``, section 2.
+Source: DHA (Zhou et al., TMLR 2022, arXiv 2109.05765), algorithm 1; the equations are in ``docs/``.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,0 +1,60 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dha.data import Preprocessing, load_source, measure, split
+from dha.engine import make_fabric
+from dha.evaluation import best_by_validation, closing_seconds, evaluate
+from dha.prepare import prepare, resolve
+
+
+@pytest.fixture
+def run(small):
+    """Batches and joint training of a plain network on digits, after a few steps, with splits and settings."""
+    splits = split(load_source("digits"), validation_fraction=0.1, test_fraction=0.15, seed=0)
+    fabric = make_fabric("cpu", "32", 8)
+    preprocessing = Preprocessing(8, 1, *measure(splits.train.images))
+    config = resolve(small(learn="none"), splits, preprocessing, fabric)
+    batches, _, joint = prepare(splits, preprocessing, config, fabric)
+    joint.network.train()
+    for index, (images, labels) in enumerate(batches):
+        joint.step(images, labels, 0.05 * index)
+    return batches, joint, splits, config
+
+
+def test_loss_and_accuracy_are_those_of_all_images_at_once(run):
+    _, joint, splits, _ = run
+    loss, accuracy = evaluate(joint.plain, splits.test, joint.preprocessing, 50, torch.device("cpu"))
+    with torch.no_grad():
+        logits = joint.plain.eval()(joint.inputs(splits.test.images))
+    assert loss == pytest.approx(F.cross_entropy(logits, splits.test.labels).item(), rel=1e-5)
+    assert accuracy == pytest.approx((logits.argmax(1) == splits.test.labels).float().mean().item())
+
+
+def test_the_weights_with_the_lowest_validation_loss_are_delivered(run):
+    batches, joint, splits, config = run
+    # Averaged weights that know nothing are not taken, and neither are the last ones when these are the worse.
+    for values in joint.average.values:
+        values.zero_()
+    delivered = best_by_validation(joint, batches, splits, config)
+    assert torch.equal(delivered.get_parameter("head.weight"), joint.plain.get_parameter("head.weight"))
+    joint.average.values = [weight.detach().clone() for weight in joint.plain.parameters()]
+    good = joint.plain.get_parameter("head.weight").detach().clone()
+    with torch.no_grad():
+        joint.plain.get_parameter("head.weight").neg_()
+    assert torch.equal(best_by_validation(joint, batches, splits, config).get_parameter("head.weight"), good)
+
+
+def test_statistics_that_lag_are_replaced(run):
+    batches, joint, splits, config = run
+    joint.average = None
+    for norm in joint.norms:
+        norm.running_var.mul_(100)
+    arguments = splits.validation, joint.preprocessing, 64, torch.device("cpu")
+    lagging = evaluate(joint.plain, *arguments)[0]
+    assert evaluate(best_by_validation(joint, batches, splits, config), *arguments)[0] < lagging
+
+
+def test_time_for_the_end_is_set_aside(run):
+    _, joint, splits, config = run
+    assert 1 < closing_seconds(joint, splits, config) < 60
