@@ -5,9 +5,10 @@ from dha import ArchitectureConfig, Config
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread_and_one_seed():
     # Tests work on tiny images, where a second thread costs more than it brings, and several may run side by side.
     torch.set_num_threads(1)
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ are measured on the network as it is, by the loss of the same images with and wi
 
 and the policy is softmax(worth / (temperature L_val)) in both slots. A network that does not overfit finds an operation
 as hard on training images as on unseen ones, so with ``harm`` > 1 nothing is worth more than leaving the image alone;
-a flip stays free for photographs and never comes up for digits. The two terms are the diversity and the affinity of
+a flip does no harm to photographs. What the network has been trained on long enough harms no more, though, be it
+mirrored digits: the rule sees no way back from there. The two terms are the diversity and the affinity of
 Gontijo-Lopes et al. (ICLR 2021), here measured while training, and decided upon.
 """
 
