@@ -66,3 +66,11 @@ def test_convert_channels():
     grey = convert_channels(images, 1)
     assert np.array_equal(grey[0, 0].numpy(), np.asarray(as_pil(images[0]).convert("L")))
     assert torch.equal(convert_channels(grey, 3), torch.cat([grey, grey, grey], 1))
+
+
+def test_joined_images_stand_one_part_after_the_other_with_their_labels():
+    images = torch.arange(5 * 12, dtype=torch.uint8).view(5, 3, 2, 2)
+    whole = LabelledImages(images, torch.arange(5))
+    joined = whole.select([3, 4]).join(whole.select([0]))
+    assert joined.labels.tolist() == [3, 4, 0]
+    assert torch.equal(joined.images, images[[3, 4, 0]])
