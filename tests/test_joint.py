@@ -25,7 +25,7 @@ def joint_training(splits, config):
     fabric = make_fabric("cpu", "32", 8)
     preprocessing = Preprocessing(8, 1, *measure(splits.train.images))
     config = resolve(config, splits, preprocessing, fabric)
-    batches, _, joint = prepare(splits, preprocessing, config, fabric)
+    batches, *_, joint = prepare(splits, preprocessing, config, fabric)
     return batches, joint
 
 

@@ -160,6 +160,7 @@ class Config:
         max_flops: the most multiply-adds per image.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "32" or "bf16".
+        checkpoint_every: the most seconds between two checkpoints; there are more at the ends of epochs, if cheap.
         on_bad_image: "error", or "skip" files that are not images.
         architecture, augmentation, hyperparameters: the settings of each part.
     """
@@ -180,6 +181,7 @@ class Config:
     max_flops: int | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
+    checkpoint_every: float = 60.0
     on_bad_image: Literal["error", "skip"] = "error"
     architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -274,6 +276,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("settle", 0.0, 1.0),
     ("test_fraction", 0.01, 0.5),
     ("seed", 0, 2**31),
+    ("checkpoint_every", 0.0, 1e9),
     ("max_parameters", 1, 10**12),
     ("max_flops", 1, 10**15),
     ("architecture.width", 2, 4096),

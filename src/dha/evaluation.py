@@ -63,18 +63,22 @@ def best_by_validation(joint: JointTraining, batches: Batches, splits: Splits, c
     ]
     losses = [loss if math.isfinite(loss) else math.inf for loss in losses]
     if min(losses) == math.inf:
-        rate = config.hyperparameters.learning_rate
-        raise DhaError(
-            f"the training has diverged, its loss is not a number: start from a lower hyperparameters.learning_rate "
-            f"than {rate:g}, or from other weights if the network was brought"
-        )
+        raise diverged(config)
     return networks[losses.index(min(losses))]
+
+
+def diverged(config: Config) -> DhaError:
+    """Return the error of a training whose loss is not a number any more."""
+    return DhaError(
+        f"the training has diverged, its loss is not a number: start from a lower hyperparameters.learning_rate than "
+        f"{config.hyperparameters.learning_rate:g}, or from other weights if the network was brought"
+    )
 
 
 def refresh_statistics(network: nn.Module, joint: JointTraining, batches: Batches, config: Config) -> None:
     """Estimate BatchNorm statistics anew from untouched training images."""
     count = max(1, STATISTICS_IMAGES // config.images_per_step())
-    estimate_statistics(network, (joint.inputs(images) for images, _ in itertools.islice(batches, count)))
+    estimate_statistics(network, (joint.inputs(images) for images, _ in itertools.islice(batches.forever(), count)))
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from dha.augmentation import (
 from dha.config import Config, learned_parts
 from dha.data import Preprocessing
 from dha.engine import HostCopy, WeightAverage, undisturbed
-from dha.hyperparameters import LearnedScalar, LearnedSGD, cosine_schedule
+from dha.hyperparameters import LearnedScalar, LearnedSGD, cosine_schedule, norm
 
 BACKBONE = 0.15
 """Where the learning rate of the other weights starts, as a share of that of the head, where the head has its own.
@@ -35,6 +35,10 @@ suits them has been learned.
 
 CLIP = 1.0
 """The largest norm of the gradient of a network that was brought: nothing is known that keeps it from diverging."""
+
+
+WATCHED = 16
+"""Steps between two looks of the host at whether steps had to be left out."""
 
 
 class JointTraining:
@@ -53,6 +57,9 @@ class JointTraining:
 
     Attributes:
         peaks: the learned peaks of the learning rate: of all weights, or of the others and of the head.
+        found: what each of the sparse codes had chosen when the search ended; None before.
+        skipped: the number of steps left out because their loss was not finite, on the device.
+        recently_skipped: how many of ``WATCHED`` steps that were, as far as the host knows.
     """
 
     def __init__(
@@ -91,6 +98,10 @@ class JointTraining:
         self.probed: tuple[Draws, Draws, float, HostCopy] | None = None
         self.pending: tuple[Tensor, HostCopy] | None = None
         self.steps, self.settled = 0, False
+        self.found: list[Tensor] | None = None
+        self.skipped = torch.zeros((), dtype=torch.long, device=fabric.device)
+        self.looked = HostCopy(self.skipped.clone())
+        self.recently_skipped = self.known_skipped = 0
         self._train(network)
 
     def _train(self, network: nn.Module) -> None:
@@ -146,6 +157,8 @@ class JointTraining:
         logits = self.network(inputs)
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
         self.fabric.backward(losses.mean())
+        sound = losses.detach().isfinite().all()
+        self.skipped += ~sound
         if self.searching:
             if self.config.architecture.loss == "training":
                 self._step_codes()
@@ -155,7 +168,7 @@ class JointTraining:
         schedule = cosine_schedule(progress, self.config.hyperparameters.warmup)
         if due and self.learns_hyperparameters:
             self.sgd.look(progress)
-        self.sgd.step(schedule)
+        self.sgd.step(schedule, sound)
 
         if due:
             self._update_policy()
@@ -172,6 +185,8 @@ class JointTraining:
         if self.average is not None:
             self.average.update(progress)
         self.steps += 1
+        if self.steps % WATCHED == 0:
+            self._watch()
         return losses.detach(), logits.detach().argmax(1) == labels
 
     def inputs(self, images: Tensor) -> Tensor:
@@ -181,9 +196,24 @@ class JointTraining:
     def _normalise(self, pixels: Tensor) -> Tensor:
         return self.preprocessing.normalise(pixels).contiguous(memory_format=self.layout)
 
+    def _watch(self) -> None:
+        # The copy of the look before this one is done by now, so that nothing has to wait.
+        before, self.looked = self.looked.wait().item(), HostCopy(self.skipped.clone())
+        self.recently_skipped = int(before) - self.known_skipped
+        self.known_skipped = int(before)
+        if self.recently_skipped:
+            self.sgd.slow_down(0.5)
+            # A pass that overflowed has left its mark in the running statistics, which would never fade.
+            for norm in self.norms:
+                for statistics, neutral in ((norm.running_mean, 0.0), (norm.running_var, 1.0)):
+                    if statistics is not None:
+                        statistics.nan_to_num_(neutral, neutral, neutral)
+
     def _step_codes(self) -> None:
         for codes in self.codes:
             codes.stop_frozen_gradients()
+            if codes.compressed.grad is not None:
+                codes.compressed.grad.nan_to_num_(0.0, 0.0, 0.0)
         self.code_optimizer.step()
 
     def _held_out_gradient(self, active: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -251,7 +281,12 @@ class JointTraining:
 
     def finish_search(self) -> None:
         """Go on with the derived network alone: the same function, with no architecture parameters."""
+        self.found = [codes.chosen.clone() for codes in self.codes]
         self._train(self.derived())
+
+    def is_sound(self) -> bool:
+        """Return whether all weights are finite; waits for the device."""
+        return bool(norm(self.weights).isfinite())
 
     def settle(self) -> None:
         """Keep policy and hyper-parameters as they are from now on: validation images are looked at no more."""

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -71,3 +73,46 @@ def test_rates_that_are_too_small_rise_and_those_that_are_too_large_fall(initial
         sgd.learn([weights], [curvature * weights.detach()], rate=0.1)
     assert low < sgd.peaks[0].value < high
     assert weights.isfinite().all()
+
+
+def test_a_step_that_is_not_sound_moves_nothing():
+    weight = nn.Parameter(torch.randn(5))
+    sgd = LearnedSGD([[weight]], scalars(0.1), LearnedScalar(0.01, 1e-6, 1.0))
+    weight.grad = torch.ones(5)
+    sgd.step(1.0, torch.tensor(True))
+    before, momentum = weight.detach().clone(), sgd.optimizer.state[weight]["momentum_buffer"].clone()
+    weight.grad = torch.full((5,), torch.nan)
+    sgd.step(1.0, torch.tensor(False))
+    assert torch.equal(weight, before)
+    assert torch.equal(sgd.optimizer.state[weight]["momentum_buffer"], momentum)
+    weight.grad = torch.ones(5)
+    sgd.step(1.0, torch.tensor(True))
+    assert not torch.equal(weight, before)
+
+
+def test_its_state_goes_on_where_it_was():
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(4, 3)) for _ in range(2)]
+
+    def made(start):
+        copies = [nn.Parameter(w.detach().clone()) for w in start]
+        return copies, LearnedSGD([copies[:1], copies[1:]], scalars(0.1, 0.2), LearnedScalar(0.01, 1e-6, 1.0))
+
+    def steps(copies, sgd, count, seed):
+        generator = torch.Generator().manual_seed(seed)
+        for step in range(count):
+            for weight in copies:
+                weight.grad = torch.randn(weight.shape, generator=generator)
+            sgd.look(0.1 * (step + seed))
+            sgd.step(0.9)
+            sgd.learn(copies, [torch.randn(w.shape, generator=generator) for w in copies], 0.5)
+
+    copies, sgd = made(weights)
+    steps(copies, sgd, 3, seed=0)
+    others, again = made(copies)
+    again.load_state_dict(copy.deepcopy(sgd.state_dict()))
+    for pair in ((copies, sgd), (others, again)):
+        steps(*pair, 3, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(copies, others, strict=True))
+    assert [p.value for p in sgd.peaks] == [p.value for p in again.peaks]
+    assert sgd.weight_decay.value == again.weight_decay.value

@@ -3,7 +3,8 @@
 # torch documents its `_foreach` functions but leaves them out of its type stubs.
 # pyright: reportPrivateImportUsage=false
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,11 +75,12 @@ class LearnedSGD:
         self.trail.update(progress)
 
     @torch.no_grad()
-    def step(self, schedule: float) -> None:
+    def step(self, schedule: float, sound: Tensor | None = None) -> None:
         """Move the weights.
 
         Args:
             schedule: share of the peak learning rates, in [0, 1].
+            sound: bool, without dimensions, on the device: where it is false nothing moves. True when not given.
         """
         weights = self.active()
         gradients = [weight.grad for weight in weights if weight.grad is not None]
@@ -89,6 +91,8 @@ class LearnedSGD:
         torch._foreach_add_(gradients, torch._foreach_mul(weights, self.weight_decay.value))
         for peak, group in zip(self.peaks, self.optimizer.param_groups, strict=True):
             group["lr"] = peak.value * schedule
+        # What a gradient scaler would set: the fused step reads it on the device.
+        self.optimizer.found_inf = None if sound is None else (~sound).float()  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
 
     @torch.no_grad()
@@ -109,6 +113,24 @@ class LearnedSGD:
             peak.move(cosine([held_out[weight] for weight in moved], way) - self.resting_cosine, rate)
         self.weight_decay.move(cosine(gradients, [past[weight] for weight in weights]), rate)
 
+    @torch.no_grad()
+    def slow_down(self, factor: float) -> None:
+        """Multiply the learning rates by ``factor``, within their bounds."""
+        for peak in self.peaks:
+            peak.value.mul_(factor).clamp_(peak.low, peak.high)
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         self.optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a step or ``learn`` depends on, beside the weights."""
+        learned = [scalar.value for scalar in (*self.peaks, self.weight_decay)]
+        return {"optimizer": self.optimizer.state_dict(), "learned": learned, "trail": self.trail.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned, with weights of the same shapes."""
+        self.optimizer.load_state_dict(dict(state["optimizer"]))
+        for scalar, saved in zip((*self.peaks, self.weight_decay), state["learned"], strict=True):
+            scalar.value.copy_(saved)
+        self.trail.load_state_dict(state["trail"])
