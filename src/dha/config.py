@@ -147,6 +147,8 @@ class Config:
         learn: which parts are learned beside the weights, separated by commas: architecture, augmentation,
             hyperparameters; or none.
         image_size: side in pixels that images are brought to; when not given, their own, at most 64.
+        progressive_resizing: whether training begins on smaller images, of 5/8 of their side but at least 20 pixels,
+            and comes to the full size in three steps; a network that was brought trains at the full size only.
         batch_size: images per step; when not given 128, or 64 with fewer than 2,000 training images.
         every: hyper-parameters, and the policy by the validation rule, learn from one validation batch every this many
             steps.
@@ -171,6 +173,7 @@ class Config:
     network: Any = None
     learn: str | Sequence[str] = "architecture,augmentation,hyperparameters"
     image_size: int | None = None
+    progressive_resizing: bool = True
     batch_size: int | None = None
     every: int = 16
     validation_fraction: float = 0.1

@@ -14,7 +14,7 @@ from dha.config import Config, check, parse_budget
 from dha.data import Preprocessing, Splits, load_source, measure, split
 from dha.engine import Budget, Checkpoints, Stop, make_fabric
 from dha.errors import DhaError, Interrupted
-from dha.evaluation import best_by_validation, closing_seconds, diverged, evaluate, validate
+from dha.evaluation import best_by_validation, closing_seconds, diverged, evaluate, interim, validate
 from dha.joint import WATCHED
 from dha.model import TrainedModel
 from dha.prepare import prepare, resolve
@@ -160,7 +160,7 @@ def train(
         if joint.is_sound():
             checkpoints.save(state.state_dict())
             if whole:
-                record.interim(folder, state, splits.classes)
+                record.interim(folder, interim(joint, splits, config, joint.side(budget.progress())), state, splits)
         saved = time.monotonic()
         cost = saved - began
 
@@ -207,7 +207,8 @@ def train(
             state.load_state_dict(checkpoints.latest()["run"], clock=False)
             joint.sgd.slow_down(0.5**retries)
             continue
-        validation = None if joint.settled and splits.held_out else validate(joint, splits, config)
+        side = joint.side(budget.progress())
+        validation = None if joint.settled and splits.held_out else validate(joint, splits, config, side)
         position.history.append(record.row(joint, position, validation, budget.used()))
         position.totals = None
         record.metrics(folder, position.history)

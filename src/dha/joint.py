@@ -25,6 +25,7 @@ from dha.config import Config, learned_parts
 from dha.data import Preprocessing
 from dha.engine import HostCopy, WeightAverage, undisturbed
 from dha.hyperparameters import LearnedScalar, LearnedSGD, cosine_schedule, norm
+from dha.resizing import pixels, training_side
 
 BACKBONE = 0.15
 """Where the learning rate of the other weights starts, as a share of that of the head, where the head has its own.
@@ -148,11 +149,11 @@ class JointTraining:
         due = not self.settled and self.steps % self.config.every == 0
         if self.rule is not None and not self.settled and self.steps % self.config.augmentation.probe_every == 0:
             self._probe(self.rule, images, labels, progress)
-        pixels, draws = images.float() / 255, None
+        smaller, draws = pixels(images, self.side(progress)), None
         if self.policy is not None:
             draws = self.policy.draw(len(labels), self.generator)
-            pixels = self.policy.apply(pixels, draws)
-        inputs = self._normalise(pixels)
+            smaller = self.policy.apply(smaller, draws)
+        inputs = self._normalise(smaller)
 
         logits = self.network(inputs)
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
@@ -172,7 +173,7 @@ class JointTraining:
 
         if due:
             self._update_policy()
-            held_out = self._held_out_gradient(active) if self.needs_validation else []
+            held_out = self._held_out_gradient(active, self.side(progress)) if self.needs_validation else []
             if self.searching and self.config.architecture.loss == "validation":
                 self._step_codes()
                 self.code_optimizer.zero_grad()
@@ -189,12 +190,20 @@ class JointTraining:
             self._watch()
         return losses.detach(), logits.detach().argmax(1) == labels
 
-    def inputs(self, images: Tensor) -> Tensor:
-        """Return what the network takes of untouched images, uint8 (N, C, H, W)."""
-        return self._normalise(images.float() / 255)
+    def side(self, progress: float) -> int:
+        """Return the side in pixels of the images that are trained on when ``progress`` of the run is over.
 
-    def _normalise(self, pixels: Tensor) -> Tensor:
-        return self.preprocessing.normalise(pixels).contiguous(memory_format=self.layout)
+        A network that was brought may be made for one size.
+        """
+        full = self.preprocessing.image_size
+        return training_side(full, progress) if self.config.progressive_resizing and not self.given else full
+
+    def inputs(self, images: Tensor, side: int | None = None) -> Tensor:
+        """Return what the network takes of untouched images, uint8 (N, C, S, S), at their own or another side."""
+        return self._normalise(pixels(images, images.shape[-1] if side is None else side))
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return self.preprocessing.normalise(images).contiguous(memory_format=self.layout)
 
     def _watch(self) -> None:
         # The copy of the look before this one is done by now, so that nothing has to wait.
@@ -216,12 +225,12 @@ class JointTraining:
                 codes.compressed.grad.nan_to_num_(0.0, 0.0, 0.0)
         self.code_optimizer.step()
 
-    def _held_out_gradient(self, active: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _held_out_gradient(self, active: Sequence[Tensor], side: int) -> Sequence[Tensor]:
         images, labels = next(self.validation)
         # Past Fabric's wrapper, which wants every backward pass to be one of training.
         with undisturbed(self.norms, self.others), self.fabric.autocast():
             # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
-            loss = F.cross_entropy(self.plain(self.inputs(images)), labels, label_smoothing=self.smoothing)
+            loss = F.cross_entropy(self.plain(self.inputs(images, side)), labels, label_smoothing=self.smoothing)
         if not (self.searching and self.config.architecture.loss == "validation"):
             return torch.autograd.grad(loss, active, materialize_grads=True)
         compressed = [c.compressed for c in self.codes]
@@ -253,8 +262,8 @@ class JointTraining:
         with undisturbed(self.norms, self.others), self.fabric.autocast():
             for part_images, part_labels in ((images, labels), next(self.validation)):
                 draws.append(rule.probe(len(part_labels), self.generator))
-                pixels = part_images.float() / 255
-                for variant in (pixels, rule.policy.apply(pixels, draws[-1])):
+                untouched = pixels(part_images, self.side(progress))
+                for variant in (untouched, rule.policy.apply(untouched, draws[-1])):
                     logits = self.plain(self._normalise(variant))
                     losses.append(F.cross_entropy(logits.float(), part_labels, reduction="none"))
         self.probed = draws[0], draws[1], progress, HostCopy(torch.cat(losses))

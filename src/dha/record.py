@@ -11,10 +11,11 @@ from typing import Any
 
 import safetensors.torch
 import yaml
+from torch import nn
 
 from dha.architecture import genotype_of
 from dha.config import Config, config_dict
-from dha.data import Classes, Source
+from dha.data import Source, Splits
 from dha.engine import lock, write_bytes, write_text
 from dha.errors import DhaError
 from dha.joint import JointTraining
@@ -151,13 +152,13 @@ def learned(joint: JointTraining, history: list[dict[str, Any]], test_accuracy: 
     }
 
 
-def interim(folder: Path | None, state: RunState, classes: Classes) -> None:
+def interim(folder: Path | None, network: nn.Module, state: RunState, splits: Splits) -> None:
     """Write the model as it is now; a disk that is full does not end the run."""
     if folder is None or not state.position.history:
         return
-    joint = state.joint
-    network, values = joint.derived(), learned(joint, state.position.history, None)
-    model = TrainedModel(network, classes, joint.preprocessing, genotype_of(network, state.config.network), values)
+    joint, genotype = state.joint, genotype_of(network, state.config.network)
+    values = learned(joint, state.position.history, None)
+    model = TrainedModel(network, splits.classes, joint.preprocessing, genotype, values)
     with _complaining(folder / "model"):
         model.save(folder / "model")
 
