@@ -32,12 +32,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--spaces", nargs="+", default=["residual", "mobile", "cells"])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--width", nargs="*", default=[], metavar="SPACE=WIDTH")
+    parser.add_argument("--size", nargs="*", default=[], metavar="SPACE=WIDTH,DEPTH,RESOLUTION")
     options = parser.parse_args()
-    widths = dict(pair.split("=") for pair in options.width)
+    sizes = dict(pair.split("=") for pair in options.size)
     results: dict[str, list[dict[str, Any]]] = {}
     for space in options.spaces:
-        size = [f"--architecture.width={widths[space]}"] if space in widths else []
+        values = sizes[space].split(",") if space in sizes else []
+        names = ("width", "depth", "resolution")
+        size = [f"--architecture.{name}={value}" for name, value in zip(names, values, strict=False)]
         settings = {
             f"{space}, {row}": [f"--space={space}", f"--budget={options.budget}", *size, *ROWS[row]]
             for row in options.rows

@@ -87,7 +87,7 @@ def _parser() -> ArgumentParser:
 
 def _fit(options: Namespace, started: float) -> int:
     # Imported here, as in the other commands, so that `dha --help` doesn't wait for torch.
-    from dha.display import Display, summary
+    from dha.display import Display, first_process, summary
     from dha.errors import Interrupted
     from dha.fit import run
 
@@ -107,7 +107,8 @@ def _fit(options: Namespace, started: float) -> int:
         command = shlex.join(["dha", "fit", options.source, f"--out={options.out}", "--resume"])
         print(f"dha fit: {interrupted}; go on with it by\n  {command}", file=sys.stderr)
         return 128 + interrupted.signal
-    print(summary(result, options.out))
+    if first_process():
+        print(summary(result, options.out))
     return 0
 
 

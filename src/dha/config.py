@@ -161,6 +161,9 @@ class Config:
         max_parameters: the most weights that any architecture of the run may have.
         max_flops: the most multiply-adds per image.
         device: "auto", "cpu", "cuda" or "mps".
+        devices: processes on this machine, each with a device of its own, that share every batch.
+        num_nodes: machines.
+        strategy: of Lightning Fabric, how processes share the work; "auto" is distributed data-parallel.
         precision: "auto", "32" or "bf16".
         checkpoint_every: the most seconds between two checkpoints; there are more at the ends of epochs, if cheap.
         on_bad_image: "error", or "skip" files that are not images.
@@ -183,6 +186,9 @@ class Config:
     max_parameters: int | None = None
     max_flops: int | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
     checkpoint_every: float = 60.0
     on_bad_image: Literal["error", "skip"] = "error"
@@ -279,6 +285,8 @@ _RANGES: list[tuple[str, float, float]] = [
     ("settle", 0.0, 1.0),
     ("test_fraction", 0.01, 0.5),
     ("seed", 0, 2**31),
+    ("devices", 1, 1024),
+    ("num_nodes", 1, 65536),
     ("checkpoint_every", 0.0, 1e9),
     ("max_parameters", 1, 10**12),
     ("max_flops", 1, 10**15),

@@ -1,5 +1,6 @@
 """What a person sees: a live line while a run goes on, and a summary when it has ended."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from dha.fit import Run
 from dha.joint import BACKBONE
+
+
+def first_process() -> bool:
+    """Return whether this is the process that speaks, of several that train one network."""
+    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    return rank == "0" and os.environ.get("NODE_RANK", "0") == "0"
 
 
 class Display:
@@ -27,7 +34,7 @@ class Display:
             TimeElapsedColumn(),
             TextColumn("{task.fields[metrics]}"),
             console=console,
-            disable=not shown,
+            disable=not (shown and first_process()),
         )
         self.task = self.bar.add_task("", total=1.0, metrics="reading images")
         self.next_update = 0.0

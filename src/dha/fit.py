@@ -12,7 +12,7 @@ from dha import record
 from dha.architecture import genotype_of
 from dha.config import Config, check, parse_budget
 from dha.data import Preprocessing, Splits, load_source, measure, split
-from dha.engine import Budget, Checkpoints, Stop, make_fabric
+from dha.engine import Agreement, Budget, Checkpoints, Stop, make_fabric, summed
 from dha.errors import DhaError, Interrupted
 from dha.evaluation import best_by_validation, closing_seconds, diverged, evaluate, interim, validate
 from dha.joint import WATCHED
@@ -97,11 +97,14 @@ def run(
     images = fingerprint(splits)
     if saved is not None and saved["images"] != images:
         raise DhaError(f"the run in {str(folder)!r} was begun with other images than are in {loaded.name!r} now")
-    fabric = make_fabric(config.device, config.precision, splits.train.images.shape[-1])
+    size = splits.train.images.shape[-1]
+    fabric = make_fabric(config.device, config.precision, size, config.devices, config.num_nodes, config.strategy)
+    if not fabric.is_global_zero:
+        folder, checkpoints = None, Checkpoints(None)
     channels, image_size = splits.train.images.shape[1:3]
     preprocessing = Preprocessing(image_size, channels, *measure(splits.train.images))
     if saved is None:
-        config = resolve(config, splits, preprocessing, fabric)
+        config = fabric.broadcast(resolve(config, splits, preprocessing, fabric))
     batches, everything, validation, joint = prepare(splits, preprocessing, config, fabric)
     budget = Budget(
         seconds=None if config.budget is None else parse_budget(config.budget),
@@ -152,6 +155,7 @@ def train(
     settings, retries = config.architecture, 0
     budget.closing = closing_seconds(joint, splits, config)
     saved, cost = time.monotonic(), 0.0
+    agreed = Agreement(joint.fabric)
 
     def keep(whole: bool) -> None:
         """Write a checkpoint, and the model so far with it if ``whole``; but never one that has diverged."""
@@ -160,24 +164,25 @@ def train(
         if joint.is_sound():
             checkpoints.save(state.state_dict())
             if whole:
-                record.interim(folder, interim(joint, splits, config, joint.side(budget.progress())), state, splits)
+                record.interim(folder, interim(joint, splits, config, joint.side(progress)), state, splits)
         saved = time.monotonic()
         cost = saved - began
 
     checkpoints.save(state.state_dict(), write=False)
-    while budget.progress() < 1:
+    (progress,) = agreed(budget.progress())
+    while progress < 1:
         if position.totals is None:
-            if budget.progress() >= config.settle and not joint.settled:
+            if progress >= config.settle and not joint.settled:
                 joint.settle()
             position.totals = torch.zeros(3, device=joint.fabric.device)
             position.changes = [0.0] * position.nodes
         joint.network.train()
         in_trouble = False
         for images, labels in state.everything if joint.settled else state.batches:
-            losses, correct = joint.step(images, labels, budget.progress())
+            losses, correct = joint.step(images, labels, progress)
             position.totals += torch.stack([losses.sum(), correct.sum(), torch.ones_like(losses).sum()])
             budget.advance()
-            progress = budget.progress()
+            progress, signal = agreed(budget.progress(), stop.signal or 0)
             if settings.recover_every is not None:
                 due = joint.steps - position.recovered_step >= settings.recover_every
             else:
@@ -195,22 +200,24 @@ def train(
             in_trouble = joint.recently_skipped > WATCHED // 2
             if in_trouble or progress >= 1:
                 break
-            if stop.signal is not None:
+            if signal:
                 keep(whole=True)
-                raise Interrupted(stop.signal, progress)
+                raise Interrupted(int(signal), progress)
             if time.monotonic() - saved > config.checkpoint_every:
                 keep(whole=False)
         if in_trouble:
             if retries == RETRIES:
                 raise diverged(config)
             retries += 1
-            state.load_state_dict(checkpoints.latest()["run"], clock=False)
+            state.load_state_dict(joint.fabric.broadcast(checkpoints.latest()["run"]), clock=False)
             joint.sgd.slow_down(0.5**retries)
             continue
-        side = joint.side(budget.progress())
+        position.totals = summed(position.totals, joint.fabric)
+        side = joint.side(progress)
         validation = None if joint.settled and splits.held_out else validate(joint, splits, config, side)
         position.history.append(record.row(joint, position, validation, budget.used()))
         position.totals = None
         record.metrics(folder, position.history)
-        if len(position.history) == 1 or time.monotonic() - saved > cost / WRITING or budget.progress() >= 1:
+        if len(position.history) == 1 or time.monotonic() - saved > cost / WRITING or progress >= 1:
             keep(whole=True)
+        (progress,) = agreed(budget.progress())

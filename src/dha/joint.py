@@ -23,7 +23,7 @@ from dha.augmentation import (
 )
 from dha.config import Config, learned_parts
 from dha.data import Preprocessing
-from dha.engine import HostCopy, WeightAverage, undisturbed
+from dha.engine import HostCopy, WeightAverage, averaged, check_agreed, everywhere, gathered, undisturbed
 from dha.hyperparameters import LearnedScalar, LearnedSGD, cosine_schedule, norm
 from dha.resizing import pixels, training_side
 
@@ -151,14 +151,14 @@ class JointTraining:
             self._probe(self.rule, images, labels, progress)
         smaller, draws = pixels(images, self.side(progress)), None
         if self.policy is not None:
-            draws = self.policy.draw(len(labels), self.generator)
-            smaller = self.policy.apply(smaller, draws)
+            draws = self.policy.draw(len(labels) * self.fabric.world_size, self.generator)
+            smaller = self.policy.apply(smaller, self._mine(draws))
         inputs = self._normalise(smaller)
 
         logits = self.network(inputs)
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
         self.fabric.backward(losses.mean())
-        sound = losses.detach().isfinite().all()
+        sound = everywhere(losses.detach().isfinite().all(), self.fabric)
         self.skipped += ~sound
         if self.searching:
             if self.config.architecture.loss == "training":
@@ -181,7 +181,7 @@ class JointTraining:
                 self.sgd.learn(active, held_out, self.config.hyperparameters.rate * schedule)
             if draws is not None and self.rule is None:
                 signal = self._alignments(inputs, labels, active, held_out) if self.by_validation else losses.detach()
-                self.pending = draws.pairs, HostCopy(signal)
+                self.pending = draws.pairs, HostCopy(gathered(signal, self.fabric))
         self.sgd.zero_grad()
         if self.average is not None:
             self.average.update(progress)
@@ -189,6 +189,9 @@ class JointTraining:
         if self.steps % WATCHED == 0:
             self._watch()
         return losses.detach(), logits.detach().argmax(1) == labels
+
+    def _mine(self, draws: Draws) -> Draws:
+        return draws.part(self.fabric.global_rank, self.fabric.world_size)
 
     def side(self, progress: float) -> int:
         """Return the side in pixels of the images that are trained on when ``progress`` of the run is over.
@@ -232,9 +235,9 @@ class JointTraining:
             # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
             loss = F.cross_entropy(self.plain(self.inputs(images, side)), labels, label_smoothing=self.smoothing)
         if not (self.searching and self.config.architecture.loss == "validation"):
-            return torch.autograd.grad(loss, active, materialize_grads=True)
+            return averaged(torch.autograd.grad(loss, active, materialize_grads=True), self.fabric)
         compressed = [c.compressed for c in self.codes]
-        gradients = torch.autograd.grad(loss, [*active, *compressed], materialize_grads=True)
+        gradients = averaged(torch.autograd.grad(loss, [*active, *compressed], materialize_grads=True), self.fabric)
         for code, gradient in zip(compressed, gradients[len(active) :], strict=True):
             code.grad = gradient
         return gradients[: len(active)]
@@ -261,11 +264,11 @@ class JointTraining:
         draws, losses = [], []
         with undisturbed(self.norms, self.others), self.fabric.autocast():
             for part_images, part_labels in ((images, labels), next(self.validation)):
-                draws.append(rule.probe(len(part_labels), self.generator))
+                draws.append(rule.probe(len(part_labels) * self.fabric.world_size, self.generator))
                 untouched = pixels(part_images, self.side(progress))
-                for variant in (untouched, rule.policy.apply(untouched, draws[-1])):
+                for variant in (untouched, rule.policy.apply(untouched, self._mine(draws[-1]))):
                     logits = self.plain(self._normalise(variant))
-                    losses.append(F.cross_entropy(logits.float(), part_labels, reduction="none"))
+                    losses.append(gathered(F.cross_entropy(logits.float(), part_labels, reduction="none"), self.fabric))
         self.probed = draws[0], draws[1], progress, HostCopy(torch.cat(losses))
 
     def _update_policy(self) -> None:
@@ -285,6 +288,7 @@ class JointTraining:
     def recover(self) -> tuple[list[float], bool]:
         """Recover the sparse codes; return how far each node's moved, and whether all nodes are frozen now."""
         recoveries = recover(self.codes, self.config.architecture.tolerance, self.limits)
+        check_agreed([codes.chosen for codes in self.codes], "architectures", self.fabric)
         change = [c for r in recoveries for c in r.change]
         return change, all(all(r.frozen) for r in recoveries)
 

@@ -11,6 +11,7 @@ from dha.augmentation import OPERATIONS, AugmentationPolicy
 from dha.automatic import choose_size
 from dha.config import PARTS, Config, learned_parts
 from dha.data import Batches, Preprocessing, Splits
+from dha.errors import DhaError
 from dha.joint import JointTraining
 
 
@@ -40,13 +41,20 @@ def prepare(
     """Build the training batches, those for the end of the run, which have validation images that were held out among
     them, those of validation images, and all that is learned from them; all randomness comes from ``config.seed``.
     """
+    share = fabric.global_rank, fabric.world_size
+    if config.images_per_step() % fabric.world_size:
+        raise DhaError(
+            f"batch_size={config.images_per_step()}: {fabric.world_size} processes share every batch equally, so it "
+            f"has to be a multiple of {fabric.world_size}"
+        )
     order, held_out, draws = (torch.Generator().manual_seed(3 * config.seed + i) for i in range(3))
-    batches = Batches(splits.train, config.images_per_step(), order, fabric.device, drop_last=True)
+    size, device = config.images_per_step(), fabric.device
+    batches = Batches(splits.train, size, order, device, True, share)
     everything = batches
     if splits.held_out and config.settle < 1:
         together = splits.train.join(splits.validation)
-        everything = Batches(together, config.images_per_step(), order, fabric.device, drop_last=True)
-    validation = Batches(splits.validation, config.images_per_step(), held_out, fabric.device, drop_last=True)
+        everything = Batches(together, size, order, device, True, share)
+    validation = Batches(splits.validation, size, held_out, device, True, share)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = build(config, preprocessing, len(splits.classes), fabric.device)

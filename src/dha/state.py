@@ -15,6 +15,9 @@ from dha.engine import Budget, HostCopy
 from dha.errors import DhaError
 from dha.joint import JointTraining
 
+OF_THE_MACHINE = ("devices", "num_nodes", "strategy", "checkpoint_every")
+"""Settings that a run may be gone on with in another way."""
+
 SAMPLES = 4096
 """The most images that the fingerprint of a data set looks at."""
 
@@ -125,7 +128,8 @@ def resumed_config(given: Config, saved: Mapping[str, Any]) -> Config:
     pairs += [(getattr(resumed, p), getattr(given, p), getattr(Config(), p), saved[p], f"{p}.") for p in PARTS]
     for section, wanted, default, values, prefix in pairs:
         for name in (f.name for f in fields(section) if f.name not in PARTS):
-            value, begun = getattr(wanted, name), values[name]
+            value = getattr(wanted, name)
+            begun = value if name in OF_THE_MACHINE else values[name]
             if name == "learn":
                 value = ",".join(learned_parts(value)) or "none"
             same = value in (begun, getattr(default, name)) or (name == "network" and not isinstance(value, str))

@@ -27,6 +27,10 @@ class Draws:
     pairs: Tensor
     uniforms: Tensor
 
+    def part(self, index: int, count: int) -> "Draws":
+        """Return the draws of one of ``count`` equal parts of the batch, in order."""
+        return Draws(self.pairs.tensor_split(count)[index], self.uniforms.tensor_split(count)[index])
+
 
 class AugmentationPolicy:
     """A distribution over the K x K ordered pairs of operations, held as logits on the CPU.

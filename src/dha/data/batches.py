@@ -18,6 +18,7 @@ class Batches:
         batch_size: images in a batch, at least 1.
         generator: CPU generator that decides the order.
         device: where batches are wanted.
+        share: (rank, processes): of every batch, this process takes the part of its rank; all must draw alike.
         drop_last: leave out the smaller batch at the end of an epoch; if N is below `batch_size` it is all there is,
             and is kept.
 
@@ -32,11 +33,17 @@ class Batches:
         generator: torch.Generator,
         device: torch.device,
         drop_last: bool,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         _check(data, batch_size)
         self._images = data.images.to(device)
         self._labels = data.labels.to(device)
-        self._size = min(batch_size, len(data))
+        self._rank, processes = share
+        if len(data) < processes:
+            raise DhaError(f"{len(data)} images for {processes} processes: use fewer processes")
+        # Parts of one size, so that the mean over processes is that over images.
+        self._size = min(batch_size, len(data)) // processes * processes
+        self._processes = processes
         self._generator = generator
         self._drop_last = drop_last
         self._order: Tensor | None = None
@@ -60,7 +67,8 @@ class Batches:
         order = order.to(self._labels.device, non_blocking=True)
         for indices in order.split(self._size)[self._taken : len(self)]:
             self._taken += 1
-            yield self._images[indices], self._labels[indices]
+            mine = indices.tensor_split(self._processes)[self._rank]
+            yield self._images[mine], self._labels[mine]
         self._order = None
 
     def forever(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,20 +5,27 @@ from dha.engine.budget import Budget
 from dha.engine.checkpoints import Checkpoints, lock
 from dha.engine.device import HostCopy, make_fabric
 from dha.engine.files import replaced_folder, write_bytes, write_text
+from dha.engine.parallel import Agreement, averaged, check_agreed, everywhere, gathered, summed
 from dha.engine.signals import Stop
 from dha.engine.undisturbed import undisturbed
 
 __all__ = [
+    "Agreement",
     "Budget",
     "Checkpoints",
     "HostCopy",
     "MovingAverage",
     "Stop",
     "WeightAverage",
+    "averaged",
+    "check_agreed",
     "estimate_statistics",
+    "everywhere",
+    "gathered",
     "lock",
     "make_fabric",
     "replaced_folder",
+    "summed",
     "undisturbed",
     "write_bytes",
     "write_text",

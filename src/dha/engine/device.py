@@ -2,11 +2,13 @@
 
 import ctypes
 import logging
+import os
 import sys
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from dha.errors import DhaError
@@ -15,17 +17,22 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of mallopt(3)."""
 
 
-def make_fabric(device: str, precision: str, image_size: int) -> Fabric:
-    """Return a launched Fabric for one device.
+def make_fabric(
+    device: str, precision: str, image_size: int, devices: int = 1, num_nodes: int = 1, strategy: str = "auto"
+) -> Fabric:
+    """Return a launched Fabric; with more than one device it starts the other processes, unless a launcher has.
 
     Args:
         device: "auto" (CUDA, then Apple's MPS, then CPU), "cpu", "cuda" or "mps".
         precision: "32", "bf16" (autocast), or "auto": bf16 where the hardware computes in it and images are large
             enough to gain.
         image_size: side of the images in pixels.
+        devices: processes of this machine, each with a device of its own.
+        num_nodes: machines.
+        strategy: of Fabric, how processes share the work; "auto" is distributed data-parallel.
 
     Raises:
-        DhaError: if the device is not there.
+        DhaError: if the device is not there, or there are not so many.
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
@@ -41,7 +48,19 @@ def make_fabric(device: str, precision: str, image_size: int) -> Fabric:
     options: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
     if device == "cpu":
         _keep_memory()
-    fabric = Fabric(accelerator=device, devices=1, precision=options[precision])
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", devices))  # torchrun's word
+    if device == "cuda" and devices > torch.cuda.device_count():
+        raise DhaError(f"devices={devices}: this machine has {torch.cuda.device_count()}")
+    several: Any = strategy
+    if devices * num_nodes > 1 and strategy in ("auto", "ddp"):
+        # Candidates that the architecture does not use have no gradient.
+        several = DDPStrategy(find_unused_parameters=True)
+    if "LT_CLI_USED" in os.environ:  # `fabric run` has said all of these itself
+        fabric = Fabric(strategy=several, precision=options[precision])
+    else:
+        fabric = Fabric(
+            accelerator=device, devices=devices, num_nodes=num_nodes, strategy=several, precision=options[precision]
+        )
     fabric.launch()
     return fabric
 
