@@ -29,13 +29,17 @@ def joint_training(splits, config):
     return batches, joint
 
 
-def test_the_step_is_sgd_of_torch_when_nothing_is_learned(splits, small):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_step_is_that_of_torch_when_nothing_is_learned(splits, small, optimizer):
     settings = HyperparametersConfig(
-        learning_rate=0.05, weight_decay=0.01, momentum=0.8, warmup=0.0, label_smoothing=0.0
+        optimizer=optimizer, learning_rate=0.01, weight_decay=0.01, momentum=0.8, warmup=0.0, label_smoothing=0.0
     )
     batches, joint = joint_training(splits, small(learn="none", hyperparameters=settings))
     oracle = copy.deepcopy(joint.plain).train()
-    optimizer = torch.optim.SGD(oracle.parameters(), lr=0.05, momentum=0.8, weight_decay=0.01, nesterov=True)
+    if optimizer == "sgd":
+        optimizer = torch.optim.SGD(oracle.parameters(), lr=0.01, momentum=0.8, weight_decay=0.01, nesterov=True)
+    else:
+        optimizer = torch.optim.AdamW(oracle.parameters(), lr=0.01, betas=(0.8, 0.999), weight_decay=0.01)
     joint.network.train()
     for (images, labels), _ in zip(batches, range(6), strict=False):
         losses, correct = joint.step(images, labels, progress=0.0)

@@ -106,10 +106,13 @@ class HyperparametersConfig(Section):
     """Optimiser settings of the network weights: where they start, and how fast those that are learned may move.
 
     Args:
+        optimizer: "sgd" (with Nesterov momentum) or "adamw".
         learning_rate: peak of the schedule at the start; of a network that was brought, the peak of its head, which is
             the last layer with an output per class: its other weights start at 0.15 times that, and learn their own.
-        weight_decay: L2 coefficient at the start.
-        momentum: of SGD.
+            When not given 0.2 (sgd) or 0.002 (adamw).
+        weight_decay: at the start, L2 coefficient (sgd) or decoupled from the gradient (adamw); when not given 5e-4
+            (sgd) or 0.05 (adamw).
+        momentum: of SGD; the first beta of AdamW.
         label_smoothing: share of each label that is spread over all classes, in the training loss.
         warmup: share of the run in which the learning rate rises linearly.
         horizon: share of the run over which a hypergradient looks back at what a learned value has done to the weights;
@@ -120,14 +123,23 @@ class HyperparametersConfig(Section):
             rate stays where it is.
     """
 
-    learning_rate: float = 0.2
-    weight_decay: float = 5e-4
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float | None = None
+    weight_decay: float | None = None
     momentum: float = 0.9
     label_smoothing: float = 0.1
     warmup: float = 0.05
     horizon: float = 0.25
     rate: float = 1.0
     resting_cosine: float = -0.005
+
+    def starts(self) -> tuple[float, float]:
+        """Return learning rate and weight decay at the start: those given, or what suits the optimiser."""
+        rate, decay = {"sgd": (0.2, 5e-4), "adamw": (0.002, 0.05)}[self.optimizer]
+        return (
+            rate if self.learning_rate is None else self.learning_rate,
+            decay if self.weight_decay is None else self.weight_decay,
+        )
 
 
 @dataclass(eq=False)
@@ -257,7 +269,7 @@ def check(config: Config) -> None:
         if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
             wanted = "a whole number" if isinstance(low, int) else "a number"
             raise DhaError(f"{name}={value!r}: expected {wanted} between {low} and {high}")
-    for prefix in ("", "architecture.", "augmentation."):
+    for prefix in ("", "architecture.", "augmentation.", "hyperparameters."):
         section: Any = getattr(config, prefix[:-1]) if prefix else config
         for name, hint in get_type_hints(type(section) if prefix else Config).items():
             value = getattr(section, name)

@@ -63,7 +63,7 @@ def best_by_validation(joint: JointTraining, batches: Batches, splits: Splits, c
     ]
     losses = [loss if math.isfinite(loss) else math.inf for loss in losses]
     if min(losses) == math.inf:
-        rate = config.hyperparameters.learning_rate
+        rate, _ = config.hyperparameters.starts()
         raise DhaError(
             f"the training has diverged, its loss is not a number: start from a lower hyperparameters.learning_rate "
             f"than {rate:g}, or from other weights if the network was brought"

@@ -24,7 +24,7 @@ from dha.augmentation import (
 from dha.config import Config, learned_parts
 from dha.data import Preprocessing
 from dha.engine import HostCopy, WeightAverage, undisturbed
-from dha.hyperparameters import LearnedScalar, LearnedSGD, cosine_schedule
+from dha.hyperparameters import LearnedAdamW, LearnedScalar, LearnedSGD, cosine_schedule
 
 BACKBONE = 0.15
 """Where the learning rate of the other weights starts, as a share of that of the head, where the head has its own.
@@ -32,6 +32,9 @@ BACKBONE = 0.15
 A peak of .03, where that of the head is .2: weights that were trained before are not to be lost before the rate that
 suits them has been learned.
 """
+
+BOXES = {"sgd": ((1e-4, 1.0), (1e-6, 1e-2)), "adamw": ((1e-6, 1e-2), (1e-4, 1.0))}
+"""Lowest and highest learning rate, and weight decay, that may be learned."""
 
 CLIP = 1.0
 """The largest norm of the gradient of a network that was brought: nothing is known that keeps it from diverging."""
@@ -79,9 +82,11 @@ class JointTraining:
             or (policy is not None and self.by_validation)
             or config.architecture.loss == "validation"
         )
-        starts = [BACKBONE * settings.learning_rate, settings.learning_rate] if head else [settings.learning_rate]
-        self.peaks = [LearnedScalar(start, 1e-4, 1.0, fabric.device) for start in starts]
-        self.weight_decay = LearnedScalar(settings.weight_decay, 1e-6, 1e-2, fabric.device)
+        rate, decay = settings.starts()
+        rates, decays = BOXES[settings.optimizer]
+        starts = [BACKBONE * rate, rate] if head else [rate]
+        self.peaks = [LearnedScalar(start, *rates, fabric.device) for start in starts]
+        self.weight_decay = LearnedScalar(decay, *decays, fabric.device)
         self.rule = None
         if policy is not None and config.augmentation.rule == "generalisation":
             augmentation = config.augmentation
@@ -107,7 +112,7 @@ class JointTraining:
         self.others = [m for m in network.modules() if self.given and not isinstance(m, BatchNorm)]
         groups = [[p for n, p in named.items() if n not in self.head], [p for n, p in named.items() if n in self.head]]
         settings = self.config.hyperparameters
-        self.sgd = LearnedSGD(
+        self.sgd = (LearnedAdamW if settings.optimizer == "adamw" else LearnedSGD)(
             groups[: len(self.peaks)],
             self.peaks,
             self.weight_decay,

@@ -1,4 +1,4 @@
-"""Each closed form against autograd through one real step of SGD."""
+"""Each closed form against autograd through one real step of SGD or AdamW, or through five."""
 
 import pytest
 import torch
@@ -6,6 +6,8 @@ from torch import nn
 
 from dha.engine import MovingAverage
 from dha.hyperparameters import (
+    adamw_momentum_gradient,
+    adamw_update,
     cosine,
     dot,
     learning_rate_gradient,
@@ -65,6 +67,60 @@ def test_closed_form_against_autograd_through_the_step(which):
     }
     assert abs(oracle[which]) > 1e-6
     torch.testing.assert_close(closed[which], oracle[which], rtol=1e-4, atol=0)
+
+
+def adamw_step(theta, averages, squares, gradients, count, lr, wd, beta1):
+    """One step as in the paper, in operations that autograd can follow; betas (beta1, .99), epsilon 1e-6."""
+    averages = [beta1 * m + (1 - beta1) * g for m, g in zip(averages, gradients, strict=True)]
+    squares = [0.99 * v + 0.01 * g * g for v, g in zip(squares, gradients, strict=True)]
+    after = [
+        w - lr * (m / (1 - beta1**count) / ((v / (1 - 0.99**count)).sqrt() + 1e-6) + wd * w)
+        for w, m, v in zip(theta, averages, squares, strict=True)
+    ]
+    return averages, squares, after
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("which", ["learning_rate", "weight_decay", "momentum"])
+def test_closed_forms_of_adamw_against_autograd_through_the_step(which, count):
+    torch.manual_seed(0)
+    shapes = (4, 3), (4,)
+    theta, gradients, target = ([torch.randn(s, dtype=torch.float64) for s in shapes] for _ in range(3))
+    averages, squares = ([c * torch.rand(s, dtype=torch.float64) for s in shapes] for c in (0.3, 0.5))
+    lr, wd, beta1 = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.05, 0.2, 0.8))
+    _, squares_after, after = adamw_step(theta, averages, squares, gradients, count, lr, wd, beta1)
+    loss = torch.stack([((w - t) ** 4).sum() for w, t in zip(after, target, strict=True)]).sum()
+    names = ("learning_rate", "weight_decay", "momentum")
+    oracle = dict(zip(names, torch.autograd.grad(loss, [lr, wd, beta1]), strict=True))
+
+    averages_after = [0.8 * m + 0.2 * g for m, g in zip(averages, gradients, strict=True)]
+    g_v = [4 * (w.detach() - t) ** 3 for w, t in zip(after, target, strict=True)]
+    constants = {"count": count, "betas": (0.8, 0.99), "epsilon": 1e-6}
+    update = adamw_update(theta, averages_after, squares_after, weight_decay=0.2, **constants)
+    closed = {
+        "learning_rate": learning_rate_gradient(g_v, update),
+        "weight_decay": weight_decay_gradient(g_v, theta, 0.05),
+        "momentum": adamw_momentum_gradient(g_v, gradients, averages, squares_after, learning_rate=0.05, **constants),
+    }
+    assert abs(oracle[which]) > 1e-3
+    torch.testing.assert_close(closed[which], oracle[which], rtol=1e-10, atol=0)
+
+
+def test_the_adamw_of_the_formulas_is_that_of_torch():
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(5, dtype=torch.float64))
+    theta = [weight.detach().clone()]
+    averages, squares = [torch.zeros_like(theta[0])], [torch.zeros_like(theta[0])]
+    optimizer = torch.optim.AdamW([weight], lr=0.05, betas=(0.8, 0.99), eps=1e-6, weight_decay=0.2)
+    for count in range(1, 4):
+        gradient = torch.randn(5, dtype=torch.float64)
+        weight.grad = gradient.clone()
+        optimizer.step()
+        averages, squares, after = adamw_step(theta, averages, squares, [gradient], count, 0.05, 0.2, 0.8)
+        torch.testing.assert_close(weight.detach(), after[0])
+        (update,) = adamw_update(theta, averages, squares, count, 0.2, (0.8, 0.99), 1e-6)
+        torch.testing.assert_close(theta[0] - 0.05 * update, after[0])
+        theta = after
 
 
 def test_longer_horizon_against_differentiation_through_five_steps():

@@ -1,6 +1,8 @@
-"""Learned hyper-parameters: hypergradients, schedules, and the optimiser that learns its own learning rates."""
+"""Learned hyper-parameters: hypergradients, schedules, and the optimisers that learn their own learning rates."""
 
 from dha.hyperparameters.hypergradients import (
+    adamw_momentum_gradient,
+    adamw_update,
     cosine,
     dot,
     learning_rate_gradient,
@@ -8,12 +10,15 @@ from dha.hyperparameters.hypergradients import (
     norm,
     weight_decay_gradient,
 )
-from dha.hyperparameters.learned_sgd import LearnedSGD
+from dha.hyperparameters.learned_optimizer import LearnedAdamW, LearnedSGD
 from dha.hyperparameters.schedule import LearnedScalar, cosine_schedule
 
 __all__ = [
+    "LearnedAdamW",
     "LearnedSGD",
     "LearnedScalar",
+    "adamw_momentum_gradient",
+    "adamw_update",
     "cosine",
     "cosine_schedule",
     "dot",

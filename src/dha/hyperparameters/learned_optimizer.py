@@ -1,9 +1,11 @@
-"""SGD whose learning rates and weight decay are learned while it trains, each looking back over a horizon."""
+"""SGD and AdamW whose learning rates and weight decay are learned while they train, looking back over a horizon."""
 
 # torch documents its `_foreach` functions but leaves them out of its type stubs.
 # pyright: reportPrivateImportUsage=false
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +15,16 @@ from dha.hyperparameters.hypergradients import cosine
 from dha.hyperparameters.schedule import LearnedScalar
 
 
-class LearnedSGD:
-    """SGD with Nesterov momentum; a learning rate for each group of weights, and one weight decay.
+class LearnedOptimizer(ABC):
+    """What ``LearnedSGD`` and ``LearnedAdamW`` share: a learning rate for each group of weights, and one weight decay.
 
-    A step is that of ``torch.optim.SGD``. What is learned from is the gradient g_v of the validation loss at the new
-    weights: the derivative of the weights with respect to the logarithm of a learning rate, in discounted forward mode
-    and to first order, is how far they have come from their moving average, so that
+    What is learned from is the gradient g_v of the validation loss at the new weights: the derivative of the weights
+    with respect to the logarithm of a learning rate, in discounted forward mode and to first order, is how far they
+    have come from their moving average, so that
 
-        log lr += rate (cos(g_v, average - theta) - resting_cosine),    log wd += rate cos(g_v, average).
+        log lr += rate (cos(g_v, average - theta) - resting_cosine),    log wd += rate cos(g_v, average),
+
+    whatever the optimiser makes of a gradient, as long as its step is in proportion to the learning rate.
 
     Source: forward-mode hypergradients with discount (MARTHE, Donini et al., IJCAI 2020), in the scale-free form of
     ``LearnedScalar``; with a horizon of 0, DHA (Zhou et al., TMLR 2022), eq. 7-9.
@@ -28,12 +32,17 @@ class LearnedSGD:
     Args:
         groups: weights that share a learning rate.
         peaks: the learning rate of each group at the peak of the schedule; learned in place.
-        weight_decay: L2 coefficient of all weights; learned in place.
+        weight_decay: coefficient of all weights; learned in place.
         momentum: in [0, 1).
         horizon: share of the run that the average goes back over; 0 looks at the last step alone.
         resting_cosine: cosine at which a learning rate stays where it is.
         clip: the largest norm of the gradient of all weights together; None for no limit.
+
+    Attributes:
+        optimizer: the optimiser of torch that moves the weights, without its weight decay.
     """
+
+    optimizer: torch.optim.Optimizer
 
     def __init__(
         self,
@@ -49,17 +58,20 @@ class LearnedSGD:
         self.peaks, self.weight_decay = list(peaks), weight_decay
         self.resting_cosine, self.clip = resting_cosine, clip
         self.weights = [weight for group in groups for weight in group]
-        # Fused, because that is the SGD of torch that reads a learning rate from the device without waiting for it.
-        self.optimizer = torch.optim.SGD(
+        # Fused, because those are the steps of torch that read a learning rate from the device without waiting for it.
+        self.optimizer = self._optimizer(
             [{"params": list(group), "lr": peak.value} for group, peak in zip(groups, self.peaks, strict=True)],
-            momentum=momentum,
-            nesterov=momentum > 0,
-            fused=True,
+            momentum,
         )
-        # From the start, because the fused step wants all weights to have one, and some join later.
-        for weight in self.weights:
-            self.optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         self.trail = MovingAverage(self.weights, horizon)
+
+    @abstractmethod
+    def _optimizer(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
+        """Return the optimiser of torch, fused and without weight decay."""
+
+    @abstractmethod
+    def _decay(self, weights: list[Tensor], gradients: list[Tensor]) -> None:
+        """Let the weights decay, or their gradients know of it; learning rates are those of the step to come."""
 
     def active(self) -> list[Tensor]:
         """Return the weights that have a gradient: others neither move nor decay."""
@@ -85,10 +97,10 @@ class LearnedSGD:
         if self.clip is not None:
             length = torch.stack(torch._foreach_norm(gradients)).norm()
             torch._foreach_mul_(gradients, (self.clip / length).clamp_max(1.0))
-        # Not left to the optimiser: the coefficient is learned, and lives on the device.
-        torch._foreach_add_(gradients, torch._foreach_mul(weights, self.weight_decay.value))
         for peak, group in zip(self.peaks, self.optimizer.param_groups, strict=True):
             group["lr"] = peak.value * schedule
+        # Not left to the optimiser: the coefficient is learned, and lives on the device.
+        self._decay(weights, gradients)
         self.optimizer.step()
 
     @torch.no_grad()
@@ -112,3 +124,38 @@ class LearnedSGD:
     def zero_grad(self) -> None:
         """Forget the gradients."""
         self.optimizer.zero_grad()
+
+
+class LearnedSGD(LearnedOptimizer):
+    """SGD with Nesterov momentum and L2 decay: a step is that of ``torch.optim.SGD``.
+
+    Arguments and learning rule are those of ``LearnedOptimizer``.
+    """
+
+    def _optimizer(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
+        # From the start, because the fused step wants all weights to have one, and some join later.
+        for weight in self.weights:
+            optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        return optimizer
+
+    def _decay(self, weights: list[Tensor], gradients: list[Tensor]) -> None:
+        torch._foreach_add_(gradients, torch._foreach_mul(weights, self.weight_decay.value))
+
+
+class LearnedAdamW(LearnedOptimizer):
+    """Adam with decoupled weight decay: a step is that of ``torch.optim.AdamW`` with its second beta, .999.
+
+    Arguments and learning rule are those of ``LearnedOptimizer``; ``momentum`` is the first beta.
+
+    Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), algorithm 2.
+    """
+
+    def _optimizer(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, betas=(momentum, 0.999), weight_decay=0.0, fused=True)
+
+    def _decay(self, weights: list[Tensor], gradients: list[Tensor]) -> None:
+        for group in self.optimizer.param_groups:
+            moving = [weight for weight in group["params"] if weight.grad is not None]
+            if moving:
+                torch._foreach_mul_(moving, 1 - group["lr"] * self.weight_decay.value)
