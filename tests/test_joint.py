@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from dha import AugmentationConfig, Config, HyperparametersConfig
 from dha.augmentation import AugmentationPolicy
+from dha.config import LEARNED
 from dha.data import Preprocessing, load_source, measure, split
 from dha.engine import make_fabric
-from dha.hyperparameters import cosine, cosine_schedule
+from dha.hyperparameters import cosine, cosine_schedule, smoothing_direction
 from dha.joint import BACKBONE, CLIP, JointTraining
 from dha.prepare import prepare, resolve
 
@@ -75,6 +76,44 @@ def test_learning_rate_moves_by_the_cosine_at_the_new_weights(splits, small):
     expected = rate * torch.exp(0.3 * (cosine(gradient, update) + 0.1))
     assert abs(expected - rate) > 1e-5
     torch.testing.assert_close(joint.peaks[0].value, expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_only_the_values_asked_for_move(splits, small, name):
+    settings = HyperparametersConfig(learn=name, warmup=0.0)
+    batches, joint = joint_training(splits, small(learn="hyperparameters", every=1, hyperparameters=settings))
+    values = [s.value for s in (joint.peaks[0], joint.weight_decay, joint.friction, joint.smoothing)]
+    before = [value.clone() for value in values]
+    joint.network.train()
+    for (images, labels), index in zip(batches, range(3), strict=False):
+        joint.step(images, labels, 0.1 * index)
+    moved = [not torch.equal(value, old) for value, old in zip(values, before, strict=True)]
+    assert moved == [name == other for other in LEARNED]
+    used = joint.sgd.optimizer.param_groups[0]["momentum"]
+    assert (used == 0.9) == (name != "momentum")
+
+
+def test_label_smoothing_moves_by_its_cosine_with_the_plain_loss(splits, small):
+    settings = HyperparametersConfig(learn="label_smoothing", label_smoothing=0.2, rate=0.5, warmup=0.0)
+    batches, joint = joint_training(splits, small(learn="hyperparameters", every=1, hyperparameters=settings))
+    images, labels = next(iter(batches))
+    held_out = next(iter(joint.validation))
+    joint.validation = itertools.repeat(held_out)
+    joint.smoothing.value.fill_(0.05)
+    joint.smoothing.late = 0.05
+    joint.network.train()
+    logits = copy.deepcopy(joint.plain)(joint.inputs(images))
+    losses, _ = joint.step(images, labels, progress=0.0)
+    torch.testing.assert_close(losses, F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.05))
+    network = copy.deepcopy(joint.plain)
+    weights = list(network.parameters())
+    loss = F.cross_entropy(network(joint.inputs(held_out[0])), held_out[1])
+    gradient = torch.autograd.grad(loss, weights)
+    expected = 0.05 * torch.exp(
+        0.5 * cosine(gradient, smoothing_direction(network(joint.inputs(images)), labels, weights))
+    )
+    assert abs(expected - 0.05) > 1e-5
+    torch.testing.assert_close(joint.smoothing.value, expected, rtol=1e-4, atol=0)
 
 
 def brought(*middle, **settings):
@@ -152,7 +191,7 @@ def test_dropout_is_off_where_policy_and_hyperparameters_learn(splits):
     images, labels = next(iter(batches))
     held_out = next(joint.validation)
     joint.validation = itertools.repeat(held_out)
-    gradients = [joint._held_out_gradient(joint.weights) for _ in range(2)]
+    gradients = [joint._held_out_gradient(joint.weights, 0.1) for _ in range(2)]
     assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
     inputs = joint.inputs(images)
     signals = [joint._alignments(inputs, labels, joint.weights, gradients[0]) for _ in range(2)]

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from dha.errors import DhaError
 
 PARTS = ("architecture", "augmentation", "hyperparameters")
+LEARNED = ("learning_rate", "weight_decay", "momentum", "label_smoothing")
 
 
 @dataclass
@@ -107,6 +108,7 @@ class HyperparametersConfig(Section):
 
     Args:
         optimizer: "sgd" (with Nesterov momentum) or "adamw".
+        learn: which of learning_rate, weight_decay, momentum and label_smoothing are learned, separated by commas.
         learning_rate: peak of the schedule at the start; of a network that was brought, the peak of its head, which is
             the last layer with an output per class: its other weights start at 0.15 times that, and learn their own.
             When not given 0.2 (sgd) or 0.002 (adamw).
@@ -124,6 +126,7 @@ class HyperparametersConfig(Section):
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    learn: str | Sequence[str] = "learning_rate,weight_decay"
     learning_rate: float | None = None
     weight_decay: float | None = None
     momentum: float = 0.9
@@ -132,6 +135,10 @@ class HyperparametersConfig(Section):
     horizon: float = 0.25
     rate: float = 1.0
     resting_cosine: float = -0.005
+
+    def learned(self) -> tuple[str, ...]:
+        """Return the names of the values to learn, in their canonical order; a ``DhaError`` names an unknown one."""
+        return learned_parts(self.learn, LEARNED, "hyperparameters.learn")
 
     def starts(self) -> tuple[float, float]:
         """Return learning rate and weight decay at the start: those given, or what suits the optimiser."""
@@ -212,18 +219,18 @@ def config_dict(config: Config) -> dict[str, Any]:
     return {k: asdict(v) if isinstance(v, Section) else v for k, v in values.items()}
 
 
-def learned_parts(learn: str | Sequence[str]) -> tuple[str, ...]:
+def learned_parts(learn: str | Sequence[str], parts: Sequence[str] = PARTS, name: str = "learn") -> tuple[str, ...]:
     """Return the parts to learn in their canonical order.
 
     Raises:
-        DhaError: if a name is not one of the three parts or "none".
+        DhaError: if one is none of ``parts`` or "none"; it calls the setting ``name``.
     """
-    names = [n.strip() for n in (learn.split(",") if isinstance(learn, str) else learn)]
-    names = [n for n in names if n and n != "none"]
-    for name in names:
-        if name not in PARTS:
-            raise DhaError(f"learn={name!r}: choose from {', '.join(PARTS)}, separated by commas, or none")
-    return tuple(p for p in PARTS if p in names)
+    wanted = [n.strip() for n in (learn.split(",") if isinstance(learn, str) else learn)]
+    wanted = [n for n in wanted if n and n != "none"]
+    for part in wanted:
+        if part not in parts:
+            raise DhaError(f"{name}={part!r}: choose from {', '.join(parts)}, separated by commas, or none")
+    return tuple(p for p in parts if p in wanted)
 
 
 def parse_budget(budget: str | float) -> float:
@@ -245,6 +252,8 @@ def parse_budget(budget: str | float) -> float:
 def check(config: Config) -> None:
     """Raise a ``DhaError`` that names the first setting that is out of range and its range."""
     learned_parts(config.learn)
+    if "label_smoothing" in config.hyperparameters.learned() and not config.hyperparameters.label_smoothing:
+        raise DhaError("hyperparameters.label_smoothing=0: to be learned it has to start above 0, it moves by factors")
     if config.budget is not None:
         if config.epochs is not None:
             raise DhaError(f"budget={config.budget!r} and epochs={config.epochs}: give one of the two")

@@ -64,6 +64,11 @@ def summary(run: Run, out: str | Path) -> str:
         f"architecture: {run.model.genotype}",
         *_learning_rates(run),
         f"weight decay: {start[1]:g} -> {last['weight_decay']:g}",
+        *(
+            f"{name.replace('_', ' ')}: {getattr(run.config.hyperparameters, name):g} -> {last[name]:g}"
+            for name in ("momentum", "label_smoothing")
+            if name in run.config.hyperparameters.learned()
+        ),
     ]
     if last["policy_top_pairs"]:
         lines.append(

@@ -24,7 +24,15 @@ from dha.augmentation import (
 from dha.config import Config, learned_parts
 from dha.data import Preprocessing
 from dha.engine import HostCopy, WeightAverage, undisturbed
-from dha.hyperparameters import LearnedAdamW, LearnedScalar, LearnedSGD, cosine_schedule
+from dha.hyperparameters import (
+    LateScalar,
+    LearnedAdamW,
+    LearnedScalar,
+    LearnedSGD,
+    cosine,
+    cosine_schedule,
+    smoothing_direction,
+)
 
 BACKBONE = 0.15
 """Where the learning rate of the other weights starts, as a share of that of the head, where the head has its own.
@@ -35,6 +43,9 @@ suits them has been learned.
 
 BOXES = {"sgd": ((1e-4, 1.0), (1e-6, 1e-2)), "adamw": ((1e-6, 1e-2), (1e-4, 1.0))}
 """Lowest and highest learning rate, and weight decay, that may be learned."""
+
+FRICTIONS, SMOOTHINGS = (0.01, 0.5), (1e-3, 0.3)
+"""The same of 1 - momentum, and of label smoothing."""
 
 CLIP = 1.0
 """The largest norm of the gradient of a network that was brought: nothing is known that keeps it from diverging."""
@@ -74,8 +85,8 @@ class JointTraining:
         self.policy, self.validation, self.preprocessing = policy, validation, preprocessing
         self.config, self.fabric, self.generator = config, fabric, generator
         self.limits, self.head, self.given = limits, head, config.network is not None
-        self.smoothing = settings.label_smoothing
-        self.learns_hyperparameters = "hyperparameters" in learned_parts(config.learn)
+        self.learned = settings.learned()
+        self.learns_hyperparameters = "hyperparameters" in learned_parts(config.learn) and bool(self.learned)
         self.by_validation = config.augmentation.rule == "validation"
         self.needs_validation = (
             self.learns_hyperparameters
@@ -85,8 +96,15 @@ class JointTraining:
         rate, decay = settings.starts()
         rates, decays = BOXES[settings.optimizer]
         starts = [BACKBONE * rate, rate] if head else [rate]
-        self.peaks = [LearnedScalar(start, *rates, fabric.device) for start in starts]
+        # What is not learned is held by a box without room.
+        self.peaks = [
+            LearnedScalar(start, *(rates if "learning_rate" in self.learned else (start, start)), fabric.device)
+            for start in starts
+        ]
+        decays = decays if "weight_decay" in self.learned else (decay, decay)
         self.weight_decay = LearnedScalar(decay, *decays, fabric.device)
+        self.friction = LateScalar(1 - settings.momentum, *FRICTIONS, fabric.device)
+        self.smoothing = LateScalar(settings.label_smoothing, *SMOOTHINGS, fabric.device)
         self.rule = None
         if policy is not None and config.augmentation.rule == "generalisation":
             augmentation = config.augmentation
@@ -117,6 +135,7 @@ class JointTraining:
             self.peaks,
             self.weight_decay,
             momentum=settings.momentum,
+            friction=self.friction if "momentum" in self.learned else None,
             horizon=settings.horizon,
             resting_cosine=settings.resting_cosine,
             clip=CLIP if self.given else None,
@@ -149,7 +168,7 @@ class JointTraining:
         inputs = self._normalise(pixels)
 
         logits = self.network(inputs)
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing.late)
         self.fabric.backward(losses.mean())
         if self.searching:
             if self.config.architecture.loss == "training":
@@ -164,12 +183,20 @@ class JointTraining:
 
         if due:
             self._update_policy()
-            held_out = self._held_out_gradient(active) if self.needs_validation else []
+            # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
+            smoothing = self.config.hyperparameters.label_smoothing
+            held_out = self._held_out_gradient(active, smoothing) if self.needs_validation else []
             if self.searching and self.config.architecture.loss == "validation":
                 self._step_codes()
                 self.code_optimizer.zero_grad()
             if self.learns_hyperparameters:
                 self.sgd.learn(active, held_out, self.config.hyperparameters.rate * schedule)
+                if "label_smoothing" in self.learned:
+                    with undisturbed(self.norms, self.others), self.fabric.autocast():
+                        smoother = smoothing_direction(self.plain(inputs), labels, active)
+                    # Judged without any: a loss that is smoothed itself wants what it is smoothed by.
+                    plain = self._held_out_gradient(active, smoothing=0.0)
+                    self.smoothing.move(cosine(plain, smoother), self.config.hyperparameters.rate * schedule)
             if draws is not None and self.rule is None:
                 signal = self._alignments(inputs, labels, active, held_out) if self.by_validation else losses.detach()
                 self.pending = draws.pairs, HostCopy(signal)
@@ -191,12 +218,11 @@ class JointTraining:
             codes.stop_frozen_gradients()
         self.code_optimizer.step()
 
-    def _held_out_gradient(self, active: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _held_out_gradient(self, active: Sequence[Tensor], smoothing: float) -> Sequence[Tensor]:
         images, labels = next(self.validation)
         # Past Fabric's wrapper, which wants every backward pass to be one of training.
         with undisturbed(self.norms, self.others), self.fabric.autocast():
-            # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
-            loss = F.cross_entropy(self.plain(self.inputs(images)), labels, label_smoothing=self.smoothing)
+            loss = F.cross_entropy(self.plain(self.inputs(images)), labels, label_smoothing=smoothing)
         if not (self.searching and self.config.architecture.loss == "validation"):
             return torch.autograd.grad(loss, active, materialize_grads=True)
         compressed = [c.compressed for c in self.codes]

@@ -9,7 +9,7 @@ from typing import Any
 import safetensors.torch
 import yaml
 
-from dha.config import Config, config_dict
+from dha.config import LEARNED, Config, config_dict
 from dha.data import Source
 from dha.engine import write_text
 from dha.errors import DhaError
@@ -77,6 +77,8 @@ def row(
         "head_learning_rate": float(f"{joint.peaks[1].value.item():.4g}") if joint.head else "",
         "scheduled_learning_rate": float(f"{float(joint.sgd.optimizer.param_groups[0]['lr']):.4g}"),
         "weight_decay": float(f"{joint.weight_decay.value.item():.4g}"),
+        "momentum": float(f"{1 - joint.friction.value.item():.4g}"),
+        "label_smoothing": float(f"{joint.smoothing.value.item():.4g}"),
         "policy_entropy": "",
         "policy_top_pairs": "",
         "searching": int(joint.searching),
@@ -105,7 +107,7 @@ def append(folder: Path | None, history: list[dict[str, Any]]) -> None:
 
 def learned(joint: JointTraining, history: list[dict[str, Any]], test_accuracy: float | None) -> dict[str, Any]:
     """Return what ``model.json`` says beside the network: policy, course of the hyper-parameters, results."""
-    names = ("epoch", "learning_rate", "head_learning_rate", "scheduled_learning_rate", "weight_decay")
+    names = ("epoch", "learning_rate", "head_learning_rate", "scheduled_learning_rate", *LEARNED[1:])
     last = history[-1] if history else {}
     validated = [values["validation_accuracy"] for values in history if values["validation_accuracy"] != ""]
     return {

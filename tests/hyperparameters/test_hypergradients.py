@@ -13,6 +13,7 @@ from dha.hyperparameters import (
     learning_rate_gradient,
     momentum_gradient,
     norm,
+    smoothing_direction,
     weight_decay_gradient,
 )
 
@@ -67,6 +68,24 @@ def test_closed_form_against_autograd_through_the_step(which):
     }
     assert abs(oracle[which]) > 1e-6
     torch.testing.assert_close(closed[which], oracle[which], rtol=1e-4, atol=0)
+
+
+def test_label_smoothing_against_autograd_through_the_step():
+    torch.manual_seed(0)
+    (inputs, unseen), weights = torch.randn(2, 16, 6).double(), torch.randn(6, 3, requires_grad=True).double()
+    labels, truth = torch.randint(3, (16,)), torch.randint(3, (16,))
+    share = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    targets = (1 - share) * nn.functional.one_hot(labels, 3) + share / 3
+    loss = nn.functional.cross_entropy(inputs @ weights, targets)
+    (gradient,) = torch.autograd.grad(loss, weights, create_graph=True)
+    after = weights.detach() - 0.5 * gradient
+    (oracle,) = torch.autograd.grad(nn.functional.cross_entropy(unseen @ after, truth), share)
+
+    after = after.detach().requires_grad_()
+    g_v = torch.autograd.grad(nn.functional.cross_entropy(unseen @ after, truth), after)
+    direction = smoothing_direction(inputs @ weights, labels, [weights])
+    assert abs(oracle) > 1e-3
+    torch.testing.assert_close(-0.5 * dot(g_v, direction), oracle)
 
 
 def adamw_step(theta, averages, squares, gradients, count, lr, wd, beta1):

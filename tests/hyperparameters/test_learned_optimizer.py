@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dha.hyperparameters import LearnedAdamW, LearnedScalar, LearnedSGD
+from dha.hyperparameters import LateScalar, LearnedAdamW, LearnedScalar, LearnedSGD, cosine
 
 
 def scalars(*values):
@@ -109,6 +109,62 @@ def test_a_decay_that_validation_wants_rises_and_one_that_it_does_not_falls():
         optimizer.step(1.0)
         optimizer.learn([weights], [sign * weights.detach()], rate=0.5)
         assert (decay.value > 0.1) == (sign > 0)
+
+
+def length_of_steps(kind, momentum):
+    """Return the weights after 200 steps at that momentum, changed from .9 after the first, on a constant slope."""
+    weights, friction = nn.Parameter(torch.zeros(4)), LateScalar(0.1, 0.01, 0.9)
+    optimizer = kind([[weights]], scalars(0.01), LearnedScalar(0.0, 0.0, 1.0), friction=friction)
+    for step in range(200):
+        weights.grad = torch.ones(4)
+        optimizer.step(1.0)
+        if step == 0:
+            friction.late = 1 - momentum
+    return weights.detach()
+
+
+@pytest.mark.parametrize(("kind", "rtol"), [(LearnedSGD, 0.05), (LearnedAdamW, 0.01)])
+def test_a_change_of_momentum_keeps_the_length_of_the_steps(kind, rtol):
+    torch.testing.assert_close(length_of_steps(kind, 0.5), length_of_steps(kind, 0.9), rtol=rtol, atol=0)
+
+
+def test_the_rates_of_sgd_are_those_for_the_momentum_it_is_told():
+    weights = nn.Parameter(torch.zeros(4))
+    friction = LateScalar(0.5, 0.01, 0.9)
+    optimizer = LearnedSGD([[weights]], scalars(0.01), LearnedScalar(0.0, 0.0, 1.0), momentum=0.9, friction=friction)
+    weights.grad = torch.ones(4)
+    optimizer.step(1.0)
+    assert optimizer.optimizer.param_groups[0]["momentum"] == 0.5
+    torch.testing.assert_close(optimizer.optimizer.param_groups[0]["lr"], torch.tensor(0.05))
+
+
+@pytest.mark.parametrize("kind", [LearnedSGD, LearnedAdamW])
+def test_momentum_moves_by_the_cosine_with_its_derivative(kind):
+    # The oracle: autograd through the step, of gradients that are averaged, so that its length is always the same.
+    torch.manual_seed(0)
+    gradients, g_v = torch.randn(6, 5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    momentum = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+    average, square = torch.zeros(5, dtype=torch.float64), torch.zeros(5, dtype=torch.float64)
+    for gradient in gradients:
+        average = momentum * average.detach() + (1 - momentum) * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+    update = (
+        average / (square.sqrt() + 1e-8)
+        if kind is LearnedAdamW
+        else (1 - momentum) * gradients[-1] + momentum * average
+    )
+    slopes = torch.stack([torch.autograd.grad(u, momentum, retain_graph=True)[0] for u in update])
+
+    weights, friction = nn.Parameter(torch.zeros(5, dtype=torch.float64)), LateScalar(0.2, 0.01, 0.9)
+    optimizer = kind([[weights]], scalars(0.01), LearnedScalar(0.0, 0.0, 1.0), friction=friction)
+    for gradient in gradients:
+        weights.grad = gradient.clone()
+        optimizer.step(1.0)
+    optimizer.learn([weights], [g_v], rate=0.5)
+    expected = 0.2 * torch.exp(-0.5 * cosine([g_v], [slopes]))
+    assert abs(expected - 0.2) > 0.01
+    assert friction.late == pytest.approx(0.2), "not in use before the next move"
+    torch.testing.assert_close(friction.value.double(), expected, rtol=1e-5, atol=0)
 
 
 class Dispatched(TorchDispatchMode):

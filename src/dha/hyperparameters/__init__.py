@@ -8,12 +8,14 @@ from dha.hyperparameters.hypergradients import (
     learning_rate_gradient,
     momentum_gradient,
     norm,
+    smoothing_direction,
     weight_decay_gradient,
 )
 from dha.hyperparameters.learned_optimizer import LearnedAdamW, LearnedSGD
-from dha.hyperparameters.schedule import LearnedScalar, cosine_schedule
+from dha.hyperparameters.schedule import LateScalar, LearnedScalar, cosine_schedule
 
 __all__ = [
+    "LateScalar",
     "LearnedAdamW",
     "LearnedSGD",
     "LearnedScalar",
@@ -25,5 +27,6 @@ __all__ = [
     "learning_rate_gradient",
     "momentum_gradient",
     "norm",
+    "smoothing_direction",
     "weight_decay_gradient",
 ]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Tensors = Sequence[Tensor]
 
@@ -45,6 +46,21 @@ def weight_decay_gradient(validation_gradient: Tensors, weights: Tensors, learni
 def momentum_gradient(validation_gradient: Tensors, buffers: Tensors, learning_rate: Tensor | float) -> Tensor:
     """Return d L_val / d momentum = -lr <g_v, m> for the momentum buffers ``m`` before the step."""
     return -learning_rate * dot(validation_gradient, buffers)
+
+
+def smoothing_direction(logits: Tensor, labels: Tensor, weights: Tensors) -> Tensors:
+    """Return how the gradient of the mean training loss changes with label smoothing s, in the shapes of ``weights``.
+
+    The smoothed loss is (1 - s) CE + s U, where U is the cross-entropy against equal shares of all classes, so that the
+    direction is the gradient of U - CE, whatever s is. A step of SGD gives d L_val / d s = -lr <g_v, direction>.
+
+    Args:
+        logits: (N, classes), with the graph that leads to ``weights``.
+        labels: int64, (N,).
+        weights: those that the step moves.
+    """
+    change = F.cross_entropy(logits, labels, label_smoothing=1.0) - F.cross_entropy(logits, labels)
+    return torch.autograd.grad(change, list(weights), materialize_grads=True)
 
 
 def adamw_update(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dha.engine import MovingAverage
 from dha.hyperparameters.hypergradients import cosine
-from dha.hyperparameters.schedule import LearnedScalar
+from dha.hyperparameters.schedule import LateScalar, LearnedScalar
 
 
 class LearnedOptimizer(ABC):
@@ -24,7 +24,12 @@ class LearnedOptimizer(ABC):
 
         log lr += rate (cos(g_v, average - theta) - resting_cosine),    log wd += rate cos(g_v, average),
 
-    whatever the optimiser makes of a gradient, as long as its step is in proportion to the learning rate.
+    whatever the optimiser makes of a gradient, as long as its step is in proportion to the learning rate. A momentum is
+    learned, where it is, at a constant length of the steps: more of it puts older gradients in the place of the newest,
+
+        log (1 - momentum) -= rate cos(g_v, average gradient - newest gradient),
+
+    both scaled as the optimiser scales a step. This looks at the last step alone.
 
     Source: forward-mode hypergradients with discount (MARTHE, Donini et al., IJCAI 2020), in the scale-free form of
     ``LearnedScalar``; with a horizon of 0, DHA (Zhou et al., TMLR 2022), eq. 7-9.
@@ -34,6 +39,8 @@ class LearnedOptimizer(ABC):
         peaks: the learning rate of each group at the peak of the schedule; learned in place.
         weight_decay: coefficient of all weights; learned in place.
         momentum: in [0, 1).
+        friction: 1 minus the momentum that is used, where that is to be learned; learned in place. The learning rates
+            are then those for ``momentum``.
         horizon: share of the run that the average goes back over; 0 looks at the last step alone.
         resting_cosine: cosine at which a learning rate stays where it is.
         clip: the largest norm of the gradient of all weights together; None for no limit.
@@ -51,11 +58,13 @@ class LearnedOptimizer(ABC):
         weight_decay: LearnedScalar,
         *,
         momentum: float = 0.9,
+        friction: LateScalar | None = None,
         horizon: float = 0.25,
         resting_cosine: float = -0.005,
         clip: float | None = None,
     ) -> None:
-        self.peaks, self.weight_decay = list(peaks), weight_decay
+        self.peaks, self.weight_decay, self.friction = list(peaks), weight_decay, friction
+        self.momentum = momentum
         self.resting_cosine, self.clip = resting_cosine, clip
         self.weights = [weight for group in groups for weight in group]
         # Fused, because those are the steps of torch that read a learning rate from the device without waiting for it.
@@ -72,6 +81,14 @@ class LearnedOptimizer(ABC):
     @abstractmethod
     def _decay(self, weights: list[Tensor], gradients: list[Tensor]) -> None:
         """Let the weights decay, or their gradients know of it; learning rates are those of the step to come."""
+
+    @abstractmethod
+    def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
+        """Set learning rate and momentum of a group; the rate is that for ``self.momentum``."""
+
+    @abstractmethod
+    def _older(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the average gradient minus the newest, as they are scaled in a step that has just been made."""
 
     def active(self) -> list[Tensor]:
         """Return the weights that have a gradient: others neither move nor decay."""
@@ -93,25 +110,28 @@ class LearnedOptimizer(ABC):
             schedule: share of the peak learning rates, in [0, 1].
         """
         weights = self.active()
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        gradients = _gradients(weights)
         if self.clip is not None:
             length = torch.stack(torch._foreach_norm(gradients)).norm()
             torch._foreach_mul_(gradients, (self.clip / length).clamp_max(1.0))
+        momentum = self.momentum if self.friction is None else 1 - self.friction.late
         for peak, group in zip(self.peaks, self.optimizer.param_groups, strict=True):
-            group["lr"] = peak.value * schedule
+            self._take(group, peak.value * schedule, momentum)
         # Not left to the optimiser: the coefficient is learned, and lives on the device.
         self._decay(weights, gradients)
         self.optimizer.step()
 
     @torch.no_grad()
     def learn(self, weights: Sequence[Tensor], gradients: Sequence[Tensor], rate: float) -> None:
-        """Move learning rates and weight decay; less as long as the average does not go back over its horizon.
+        """Move what is learned, learning rates and decay less as long as the average is shorter than its horizon.
 
         Args:
-            weights: those that the last step has moved.
+            weights: those that the last step has moved, with the gradients that it was made from.
             gradients: of the validation loss at them, after that step.
             rate: how far a logarithm moves where a cosine is 1.
         """
+        if self.friction is not None:
+            self.friction.move(-cosine(gradients, self._older(weights)), rate)
         rate *= self.trail.covered()
         held_out = dict(zip(weights, gradients, strict=True))
         past: dict[Tensor, Tensor] = dict(zip(self.weights, self.trail.values, strict=True))
@@ -142,6 +162,15 @@ class LearnedSGD(LearnedOptimizer):
     def _decay(self, weights: list[Tensor], gradients: list[Tensor]) -> None:
         torch._foreach_add_(gradients, torch._foreach_mul(weights, self.weight_decay.value))
 
+    def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
+        # Gradients are added up, not averaged: a step grows with 1 / (1 - momentum).
+        group["lr"], group["momentum"] = rate * ((1 - momentum) / (1 - self.momentum)), momentum
+
+    def _older(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        share = 1 - self.optimizer.param_groups[0]["momentum"]
+        sums = [self.optimizer.state[weight]["momentum_buffer"] for weight in weights]
+        return torch._foreach_sub(torch._foreach_mul(sums, share), _gradients(weights))
+
 
 class LearnedAdamW(LearnedOptimizer):
     """Adam with decoupled weight decay: a step is that of ``torch.optim.AdamW`` with its second beta, .999.
@@ -159,3 +188,16 @@ class LearnedAdamW(LearnedOptimizer):
             moving = [weight for weight in group["params"] if weight.grad is not None]
             if moving:
                 torch._foreach_mul_(moving, 1 - group["lr"] * self.weight_decay.value)
+
+    def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
+        group["lr"], group["betas"] = rate, (momentum, 0.999)
+
+    def _older(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        states = [self.optimizer.state[weight] for weight in weights]
+        older = torch._foreach_sub([state["exp_avg"] for state in states], _gradients(weights))
+        scales = torch._foreach_sqrt([state["exp_avg_sq"] for state in states])
+        return torch._foreach_div(older, torch._foreach_add(scales, 1e-8))
+
+
+def _gradients(weights: Sequence[Tensor]) -> list[Tensor]:
+    return [weight.grad for weight in weights if weight.grad is not None]
