@@ -6,6 +6,7 @@ from torch import nn
 
 from dha.engine import MovingAverage
 from dha.hyperparameters import (
+    LearnedScalar,
     adamw_momentum_gradient,
     adamw_update,
     cosine,
@@ -86,6 +87,24 @@ def test_label_smoothing_against_autograd_through_the_step():
     direction = smoothing_direction(inputs @ weights, labels, [weights])
     assert abs(oracle) > 1e-3
     torch.testing.assert_close(-0.5 * dot(g_v, direction), oracle)
+
+
+@pytest.mark.parametrize(("count", "noise"), [(1000, 0.0), (40, 0.5)])
+def test_label_smoothing_falls_where_labels_can_be_trusted_and_rises_where_they_cannot(count, noise):
+    # 60 weights a class: 40 images are learned by heart, however wrong their labels are.
+    share, true, weights = LearnedScalar(0.05, 1e-3, 0.3), torch.randn(60, 3), torch.zeros(60, 3, requires_grad=True)
+    images = torch.randn(count + 500, 60)
+    labels = (images @ true).argmax(1)
+    labels = torch.where(torch.rand(len(labels)) < noise, torch.randint(3, labels.shape), labels)
+    for _ in range(200):
+        smoothing = share.value.item()
+        loss = nn.functional.cross_entropy(images[:count] @ weights, labels[:count], label_smoothing=smoothing)
+        (gradient,) = torch.autograd.grad(loss, weights)
+        weights = (weights.detach() - 0.5 * gradient).requires_grad_()
+        held_out = nn.functional.cross_entropy(images[count:] @ weights, labels[count:])
+        direction = smoothing_direction(images[:count] @ weights, labels[:count], [weights])
+        share.move(cosine(torch.autograd.grad(held_out, weights), direction), rate=0.1)
+    assert share.value > 0.2 if noise else share.value < 0.02
 
 
 def adamw_step(theta, averages, squares, gradients, count, lr, wd, beta1):
