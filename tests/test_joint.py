@@ -89,7 +89,7 @@ def test_only_the_values_asked_for_move(splits, small, name):
         joint.step(images, labels, 0.1 * index)
     moved = [not torch.equal(value, old) for value, old in zip(values, before, strict=True)]
     assert moved == [name == other for other in LEARNED]
-    used = joint.sgd.optimizer.param_groups[0]["momentum"]
+    used = joint.optimizer.optimizer.param_groups[0]["momentum"]
     assert (used == 0.9) == (name != "momentum")
 
 
@@ -163,7 +163,7 @@ def test_backbone_and_head_move_by_their_own_cosines(splits):
     endless = batches.forever()
     joint.step(*next(endless), progress=0.0)
     assert [peak.value.item() for peak in joint.peaks] == pytest.approx([0.05 * BACKBONE, 0.05]), "no way to look back"
-    past = [w.clone() for w in joint.sgd.trail.values]
+    past = [w.clone() for w in joint.optimizer.trail.values]
     joint.step(*next(endless), progress=0.1)
     past = [p + 0.4 * (w.detach() - p) for p, w in zip(past, joint.plain.parameters(), strict=True)]
     joint.step(*next(endless), progress=0.2)

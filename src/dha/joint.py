@@ -130,7 +130,7 @@ class JointTraining:
         self.others = [m for m in network.modules() if self.given and not isinstance(m, BatchNorm)]
         groups = [[p for n, p in named.items() if n not in self.head], [p for n, p in named.items() if n in self.head]]
         settings = self.config.hyperparameters
-        self.sgd = (LearnedAdamW if settings.optimizer == "adamw" else LearnedSGD)(
+        self.optimizer = (LearnedAdamW if settings.optimizer == "adamw" else LearnedSGD)(
             groups[: len(self.peaks)],
             self.peaks,
             self.weight_decay,
@@ -175,11 +175,11 @@ class JointTraining:
                 self._step_codes()
             self.code_optimizer.zero_grad()
         # Candidates that the architecture does not use have no gradient.
-        active = self.sgd.active()
+        active = self.optimizer.active()
         schedule = cosine_schedule(progress, self.config.hyperparameters.warmup)
         if due and self.learns_hyperparameters:
-            self.sgd.look(progress)
-        self.sgd.step(schedule)
+            self.optimizer.look(progress)
+        self.optimizer.step(schedule)
 
         if due:
             self._update_policy()
@@ -190,7 +190,7 @@ class JointTraining:
                 self._step_codes()
                 self.code_optimizer.zero_grad()
             if self.learns_hyperparameters:
-                self.sgd.learn(active, held_out, self.config.hyperparameters.rate * schedule)
+                self.optimizer.learn(active, held_out, self.config.hyperparameters.rate * schedule)
                 if "label_smoothing" in self.learned:
                     with undisturbed(self.norms, self.others), self.fabric.autocast():
                         smoother = smoothing_direction(self.plain(inputs), labels, active)
@@ -200,7 +200,7 @@ class JointTraining:
             if draws is not None and self.rule is None:
                 signal = self._alignments(inputs, labels, active, held_out) if self.by_validation else losses.detach()
                 self.pending = draws.pairs, HostCopy(signal)
-        self.sgd.zero_grad()
+        self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(progress)
         self.steps += 1

@@ -75,7 +75,7 @@ def row(
         "validation_accuracy": "" if validation is None else round(validation[1], 5),
         "learning_rate": float(f"{joint.peaks[0].value.item():.4g}"),
         "head_learning_rate": float(f"{joint.peaks[1].value.item():.4g}") if joint.head else "",
-        "scheduled_learning_rate": float(f"{float(joint.sgd.optimizer.param_groups[0]['lr']):.4g}"),
+        "scheduled_learning_rate": float(f"{float(joint.optimizer.optimizer.param_groups[0]['lr']):.4g}"),
         "weight_decay": float(f"{joint.weight_decay.value.item():.4g}"),
         "momentum": float(f"{1 - joint.friction.value.item():.4g}"),
         "label_smoothing": float(f"{joint.smoothing.value.item():.4g}"),
