@@ -42,13 +42,13 @@ def measure_rate(source: str, rate: float, steps: int, horizons: Sequence[int], 
     fabric = make_fabric("auto", "auto", splits.train.images.shape[-1])
     channels, size = splits.train.images.shape[1:3]
     preprocessing = Preprocessing(size, channels, *measure(splits.train.images))
-    batches, _, joint = prepare(splits, preprocessing, resolve(config, splits, preprocessing, fabric), fabric)
+    batches, *_, joint = prepare(splits, preprocessing, resolve(config, splits, preprocessing, fabric), fabric)
     averages = {horizon: MovingAverage(joint.weights, horizon / steps) for horizon in horizons}
     cosines: dict[int, list[float]] = {horizon: [] for horizon in horizons}
     gradient = joint._held_out_gradient
 
-    def compare(active: Sequence[Tensor], smoothing: float) -> Sequence[Tensor]:
-        held_out = gradient(active, smoothing)
+    def compare(active: Sequence[Tensor], side: int, smoothing: float) -> Sequence[Tensor]:
+        held_out = gradient(active, side, smoothing)
         for horizon, average in averages.items():
             past = dict(zip(average.weights, average.values, strict=True))
             way = [past[weight] - weight.detach() for weight in active]

@@ -15,7 +15,7 @@ def run(small):
     fabric = make_fabric("cpu", "32", 8)
     preprocessing = Preprocessing(8, 1, *measure(splits.train.images))
     config = resolve(small(learn="none"), splits, preprocessing, fabric)
-    batches, _, joint = prepare(splits, preprocessing, config, fabric)
+    batches, *_, joint = prepare(splits, preprocessing, config, fabric)
     joint.network.train()
     for index, (images, labels) in enumerate(batches):
         joint.step(images, labels, 0.05 * index)

@@ -8,7 +8,7 @@ import torch
 import yaml
 from PIL import Image
 
-from dha import ArchitectureConfig, DhaError, HyperparametersConfig
+from dha import ArchitectureConfig, Config, DhaError, HyperparametersConfig
 from dha.augmentation import AugmentationPolicy
 from dha.data import load_source
 from dha.display import summary
@@ -186,3 +186,49 @@ def test_errors_leave_no_folder(tmp_path, small):
     with pytest.raises(DhaError, match="batch_size=1"):
         run("digits", config=small(batch_size=1), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class Faulty(torch.nn.Module):
+    """A network whose training passes give no numbers, from one to another."""
+
+    def __init__(self, first, last):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        self.passes, self.first, self.last = 0, first, last
+
+    def forward(self, images):
+        logits = self.layers(images)
+        if self.training and torch.is_grad_enabled():
+            self.passes += 1
+            if self.first <= self.passes <= self.last:
+                return logits * torch.nan
+        return logits
+
+
+def faulty(first, last):
+    return Config(
+        network=Faulty(first, last), learn="none", epochs=6, batch_size=32, device="cpu", validation_fraction=0.3
+    )
+
+
+def test_a_step_without_a_finite_loss_is_left_out(tmp_path):
+    sound, one = (run("digits", config=faulty(*range_)) for range_ in ((0, 0), (20, 20)))
+    assert one.test_accuracy is not None
+    assert one.test_accuracy > 0.9
+    assert one.history[-1]["learning_rate"] == pytest.approx(sound.history[-1]["learning_rate"] / 2, rel=1e-3)
+    assert one.history[-1]["skipped_steps"] == 1
+    assert sound.history[-1]["skipped_steps"] == 0
+
+
+def test_repeated_trouble_goes_back_to_the_last_good_state(tmp_path):
+    result = run("digits", config=faulty(60, 100), out=tmp_path / "run")
+    assert [row["epoch"] for row in result.history] == [1, 2, 3, 4, 5, 6]
+    assert result.test_accuracy is not None
+    assert result.test_accuracy > 0.9
+    # Half for going back once, and for each look at those of the steps after that which were skipped, too.
+    assert result.history[-1]["learning_rate"] in (0.1, 0.05, 0.025)
+
+
+def test_trouble_without_end_is_named():
+    with pytest.raises(DhaError, match=r"diverged"):
+        run("digits", config=faulty(60, 10**9))

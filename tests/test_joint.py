@@ -15,6 +15,7 @@ from dha.engine import make_fabric
 from dha.hyperparameters import cosine, cosine_schedule, smoothing_direction
 from dha.joint import BACKBONE, CLIP, JointTraining
 from dha.prepare import prepare, resolve
+from dha.state import _joint_state, _load_joint
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def joint_training(splits, config):
     fabric = make_fabric("cpu", "32", 8)
     preprocessing = Preprocessing(8, 1, *measure(splits.train.images))
     config = resolve(config, splits, preprocessing, fabric)
-    batches, _, joint = prepare(splits, preprocessing, config, fabric)
+    batches, *_, joint = prepare(splits, preprocessing, config, fabric)
     return batches, joint
 
 
@@ -116,6 +117,28 @@ def test_label_smoothing_moves_by_its_cosine_with_the_plain_loss(splits, small):
     torch.testing.assert_close(joint.smoothing.value, expected, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_what_is_learned_goes_on_where_it_was(splits, small, optimizer):
+    settings = HyperparametersConfig(optimizer=optimizer, learn=LEARNED, warmup=0.0)
+    joints = []
+    for _ in range(2):
+        batches, joint = joint_training(splits, small(learn="hyperparameters", every=2, hyperparameters=settings))
+        joint.validation = itertools.repeat(next(joint.validation))
+        joint.network.train()
+        joints.append(joint)
+    several = list(itertools.islice(batches.forever(), 12))
+    for index, batch in enumerate(several[:6]):
+        joints[0].step(*batch, progress=0.05 * index)
+    _load_joint(joints[1], copy.deepcopy(_joint_state(joints[0])))
+    for joint in joints:
+        for index, batch in enumerate(several[6:]):
+            joint.step(*batch, progress=0.3 + 0.05 * index)
+    values = [[s.value for s in (*j.peaks, j.weight_decay, j.friction, j.smoothing)] for j in joints]
+    assert values[0] == values[1]
+    assert len({joint.smoothing.late for joint in joints}) == 1
+    assert all(torch.equal(a, b) for a, b in zip(*(j.plain.state_dict().values() for j in joints), strict=True))
+
+
 def brought(*middle, **settings):
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), *middle, nn.Flatten(), nn.Linear(72, 10)
@@ -191,7 +214,7 @@ def test_dropout_is_off_where_policy_and_hyperparameters_learn(splits):
     images, labels = next(iter(batches))
     held_out = next(joint.validation)
     joint.validation = itertools.repeat(held_out)
-    gradients = [joint._held_out_gradient(joint.weights, 0.1) for _ in range(2)]
+    gradients = [joint._held_out_gradient(joint.weights, 8, 0.1) for _ in range(2)]
     assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
     inputs = joint.inputs(images)
     signals = [joint._alignments(inputs, labels, joint.weights, gradients[0]) for _ in range(2)]

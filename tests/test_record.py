@@ -25,11 +25,11 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, small):
         run("digits", config=small(), out=tmp_path / "file" / "run")
 
 
-def test_metrics_are_appended_under_one_header(tmp_path):
+def test_metrics_have_one_header(tmp_path):
     history = []
     for epoch in (1, 2, 3):
         history.append({"epoch": epoch, "pairs": "a>b, c"})
-        record.append(tmp_path, history)
+        record.metrics(tmp_path, history)
     rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert rows[0]["pairs"] == "a>b, c"

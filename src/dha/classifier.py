@@ -31,7 +31,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
         config_: the settings with everything that was left open decided.
     """
 
-    def fit(self, X: Any, y: Any = None, *, out: str | Path | None = None, progress: bool = True) -> "ImageClassifier":
+    def fit(
+        self, X: Any, y: Any = None, *, out: str | Path | None = None, progress: bool = True, resume: bool = False
+    ) -> "ImageClassifier":
         """Train on labelled images.
 
         Args:
@@ -41,6 +43,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
             y: one label per image, integers or strings, where X holds none itself.
             out: folder to write the run to; nothing is written when not given.
             progress: show a progress bar on standard error.
+            resume: go on with the run in ``out``, by its settings; begin it where there is none.
 
         Returns:
             This estimator.
@@ -52,7 +55,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
         # the test apart, as everywhere in scikit-learn.
         named = isinstance(X, str | Path)
         with Display(shown=progress) as display:
-            result = run(X, y, config=self, out=out, hold_out_test=named, watch=display.update)
+            result = run(X, y, config=self, out=out, hold_out_test=named, watch=display.update, resume=resume)
         self._adopt(result.model)
         self.history_, self.test_accuracy_, self.config_ = result.history, result.test_accuracy, result.config
         self.skipped_ = result.skipped

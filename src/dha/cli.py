@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +16,10 @@ from dha.errors import DhaError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, or 2 after bad input, which is named on standard error."""
+    """Run the command line; return the exit code.
+
+    That is 0; 2 after bad input, which is named on standard error; 128 and the number of a signal that ended a run.
+    """
     started = time.monotonic()
     # Read when torch is loaded, which is later. Threads that spin while they wait for each other make a step up to ten
     # times slower as soon as another program wants a core.
@@ -28,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DhaError as error:
         print(f"dha {command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"dha {command}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _underscored(argument: str) -> str:
@@ -51,6 +59,9 @@ def _parser() -> ArgumentParser:
     fit.add_argument("--out", required=True, help="folder of the run, made here")
     fit.add_argument(
         "--config", action=ActionConfigFile, help="settings from a YAML file, such as config.yaml of an earlier run"
+    )
+    fit.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out from its last checkpoint, by its settings"
     )
     fit.add_class_arguments(Config)
     commands.add_subcommand("fit", fit, help="train a classifier")
@@ -77,11 +88,25 @@ def _parser() -> ArgumentParser:
 def _fit(options: Namespace, started: float) -> int:
     # Imported here, as in the other commands, so that `dha --help` doesn't wait for torch.
     from dha.display import Display, summary
+    from dha.errors import Interrupted
     from dha.fit import run
 
     config = Config(**{field.name: options[field.name] for field in fields(Config)})
-    with Display() as display:
-        result = run(options.source, config=config, out=options.out, started=started, watch=display.update)
+    try:
+        with Display() as display:
+            result = run(
+                options.source,
+                config=config,
+                out=options.out,
+                started=started,
+                watch=display.update,
+                resume=options.resume,
+                stoppable=True,
+            )
+    except Interrupted as interrupted:
+        command = shlex.join(["dha", "fit", options.source, f"--out={options.out}", "--resume"])
+        print(f"dha fit: {interrupted}; go on with it by\n  {command}", file=sys.stderr)
+        return 128 + interrupted.signal
     print(summary(result, options.out))
     return 0
 

@@ -166,6 +166,8 @@ class Config:
         learn: which parts are learned beside the weights, separated by commas: architecture, augmentation,
             hyperparameters; or none.
         image_size: side in pixels that images are brought to; when not given, their own, at most 64.
+        progressive_resizing: whether training begins on smaller images, of 5/8 of their side but at least 20 pixels,
+            and comes to the full size in three steps; a network that was brought trains at the full size only.
         batch_size: images per step; when not given 128, or 64 with fewer than 2,000 training images.
         every: hyper-parameters, and the policy by the validation rule, learn from one validation batch every this many
             steps.
@@ -179,6 +181,7 @@ class Config:
         max_flops: the most multiply-adds per image.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "32" or "bf16".
+        checkpoint_every: the most seconds between two checkpoints; there are more at the ends of epochs, if cheap.
         on_bad_image: "error", or "skip" files that are not images.
         architecture, augmentation, hyperparameters: the settings of each part.
     """
@@ -189,6 +192,7 @@ class Config:
     network: Any = None
     learn: str | Sequence[str] = "architecture,augmentation,hyperparameters"
     image_size: int | None = None
+    progressive_resizing: bool = True
     batch_size: int | None = None
     every: int = 16
     validation_fraction: float = 0.1
@@ -199,6 +203,7 @@ class Config:
     max_flops: int | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
+    checkpoint_every: float = 60.0
     on_bad_image: Literal["error", "skip"] = "error"
     architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -295,6 +300,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("settle", 0.0, 1.0),
     ("test_fraction", 0.01, 0.5),
     ("seed", 0, 2**31),
+    ("checkpoint_every", 0.0, 1e9),
     ("max_parameters", 1, 10**12),
     ("max_flops", 1, 10**15),
     ("architecture.width", 2, 4096),

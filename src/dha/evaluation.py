@@ -15,6 +15,7 @@ from dha.data import Batches, LabelledImages, Preprocessing, Splits, sequential
 from dha.engine import estimate_statistics
 from dha.errors import DhaError
 from dha.joint import JointTraining
+from dha.resizing import pixels
 
 STATISTICS_IMAGES = 512
 """Training images that BatchNorm statistics are estimated anew from."""
@@ -33,12 +34,21 @@ def closing_seconds(joint: JointTraining, splits: Splits, config: Config) -> flo
     return 1.0 + min(seconds) * images / len(few)
 
 
-def validate(joint: JointTraining, splits: Splits, config: Config) -> tuple[float, float]:
-    """Return loss and accuracy on the validation images, in the precision of the run."""
+def validate(joint: JointTraining, splits: Splits, config: Config, side: int) -> tuple[float, float]:
+    """Return loss and accuracy on the validation images, at a side in pixels and in the precision of the run."""
+    size, device = config.images_per_step(), joint.fabric.device
     with joint.fabric.autocast():
-        return evaluate(
-            joint.plain, splits.validation, joint.preprocessing, config.images_per_step(), joint.fabric.device
-        )
+        return evaluate(joint.plain, splits.validation, joint.preprocessing, size, device, side)
+
+
+def interim(joint: JointTraining, splits: Splits, config: Config, side: int) -> nn.Module:
+    """Return the network as it is now, a copy with BatchNorm statistics of full size if images have another side."""
+    network = joint.derived()
+    if side != joint.preprocessing.image_size:
+        network = copy.deepcopy(network)
+        some = splits.train.images[:STATISTICS_IMAGES].split(config.images_per_step())
+        estimate_statistics(network, (joint.inputs(part.to(joint.fabric.device)) for part in some if len(part) > 1))
+    return network
 
 
 def best_by_validation(joint: JointTraining, batches: Batches, splits: Splits, config: Config) -> nn.Module:
@@ -63,18 +73,22 @@ def best_by_validation(joint: JointTraining, batches: Batches, splits: Splits, c
     ]
     losses = [loss if math.isfinite(loss) else math.inf for loss in losses]
     if min(losses) == math.inf:
-        rate, _ = config.hyperparameters.starts()
-        raise DhaError(
-            f"the training has diverged, its loss is not a number: start from a lower hyperparameters.learning_rate "
-            f"than {rate:g}, or from other weights if the network was brought"
-        )
+        raise diverged(config)
     return networks[losses.index(min(losses))]
+
+
+def diverged(config: Config) -> DhaError:
+    """Return the error of a training whose loss is not a number any more."""
+    return DhaError(
+        f"the training has diverged, its loss is not a number: start from a lower hyperparameters.learning_rate than "
+        f"{config.hyperparameters.starts()[0]:g}, or from other weights if the network was brought"
+    )
 
 
 def refresh_statistics(network: nn.Module, joint: JointTraining, batches: Batches, config: Config) -> None:
     """Estimate BatchNorm statistics anew from untouched training images."""
     count = max(1, STATISTICS_IMAGES // config.images_per_step())
-    estimate_statistics(network, (joint.inputs(images) for images, _ in itertools.islice(batches, count)))
+    estimate_statistics(network, (joint.inputs(images) for images, _ in itertools.islice(batches.forever(), count)))
 
 
 @torch.no_grad()
@@ -84,13 +98,16 @@ def evaluate(
     preprocessing: Preprocessing,
     batch_size: int,
     device: torch.device,
+    side: int | None = None,
 ) -> tuple[float, float]:
-    """Return mean cross-entropy and accuracy of a network on labelled images, in evaluation mode."""
+    """Return mean cross-entropy and accuracy of a network on labelled images, in evaluation mode, at their own or
+    another side in pixels.
+    """
     network.eval()
     totals = torch.zeros(2, device=device)
     for images, labels in sequential(data, batch_size, device):
-        pixels = preprocessing.normalise(images.float() / 255).contiguous(memory_format=layout(network))
-        logits = network(pixels).float()
+        inputs = preprocessing.normalise(pixels(images, side or images.shape[-1]))
+        logits = network(inputs.contiguous(memory_format=layout(network))).float()
         loss = F.cross_entropy(logits, labels, reduction="sum")
         totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
     loss, correct = (totals / len(data)).tolist()

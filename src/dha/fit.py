@@ -11,16 +11,20 @@ import torch
 from dha import record
 from dha.architecture import genotype_of
 from dha.config import Config, check, parse_budget
-from dha.data import Batches, Preprocessing, Splits, load_source, measure, split
-from dha.engine import Budget, make_fabric
-from dha.errors import DhaError
-from dha.evaluation import best_by_validation, closing_seconds, evaluate, validate
-from dha.joint import JointTraining
+from dha.data import Preprocessing, Splits, load_source, measure, split
+from dha.engine import Budget, Checkpoints, Stop, make_fabric
+from dha.errors import DhaError, Interrupted
+from dha.evaluation import best_by_validation, closing_seconds, diverged, evaluate, interim, validate
+from dha.joint import WATCHED
 from dha.model import TrainedModel
 from dha.prepare import prepare, resolve
+from dha.state import Position, RunState, fingerprint, resumed_config
 
 RECOVERIES = 20
-SAVE_EVERY = 30.0
+WRITING = 0.02
+"""The share of the time that checkpoints at the ends of epochs may take; others come by the clock."""
+RETRIES = 3
+"""How often a training that has diverged goes back to its last good state, with half the learning rate."""
 
 Watch = Callable[[float, dict[str, Any]], None]
 
@@ -55,6 +59,8 @@ def run(
     hold_out_test: bool = True,
     started: float | None = None,
     watch: Watch | None = None,
+    resume: bool = False,
+    stoppable: bool = False,
 ) -> Run:
     """Train an image classifier, learning the parts that ``config.learn`` names jointly with its weights.
 
@@ -66,13 +72,21 @@ def run(
         hold_out_test: whether test images are held out of a source that has none.
         started: ``time.monotonic()`` of when the budget began to run; now when not given.
         watch: called after every step with the share of the run that is over and the latest row of metrics.
+        resume: go on with the run in ``out`` from its last checkpoint and by its settings; begin where there is none.
+        stoppable: whether SIGINT and SIGTERM end the training after the step under way, with everything saved.
 
     Raises:
-        DhaError: for a bad setting, source or output folder, before any training.
+        DhaError: for a bad setting, source or output folder, before any training; if the training diverges for good, or
+            what it made cannot be written.
+        Interrupted: if a signal has ended the training.
     """
     started = time.monotonic() if started is None else started
     check(config)
-    folder = record.claim(out)
+    folder = record.claim(out, resume)
+    checkpoints = Checkpoints(folder)
+    saved = checkpoints.load() if resume else None
+    if saved is not None:
+        config = resumed_config(config, saved["config"])
     loaded = load_source(source, labels, image_size=config.image_size, on_bad_image=config.on_bad_image)
     splits = split(
         loaded,
@@ -80,89 +94,123 @@ def run(
         test_fraction=config.test_fraction if hold_out_test else 0.0,
         seed=config.seed,
     )
+    images = fingerprint(splits)
+    if saved is not None and saved["images"] != images:
+        raise DhaError(f"the run in {str(folder)!r} was begun with other images than are in {loaded.name!r} now")
     fabric = make_fabric(config.device, config.precision, splits.train.images.shape[-1])
     channels, image_size = splits.train.images.shape[1:3]
     preprocessing = Preprocessing(image_size, channels, *measure(splits.train.images))
-    config = resolve(config, splits, preprocessing, fabric)
-    batches, everything, joint = prepare(splits, preprocessing, config, fabric)
-    record.begin(folder, config, loaded)
+    if saved is None:
+        config = resolve(config, splits, preprocessing, fabric)
+    batches, everything, validation, joint = prepare(splits, preprocessing, config, fabric)
     budget = Budget(
         seconds=None if config.budget is None else parse_budget(config.budget),
         steps=(config.epochs or 0) * len(batches),
         started=started,
     )
-    # What is random in a network that was brought, as dropout, follows the seed too.
-    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
+    position = Position(nodes=sum(len(codes.code) for codes in joint.codes))
+    state = RunState(config, images, joint, batches, everything, validation, budget, position)
+    with (
+        record.begun(folder, config, loaded, resume),
+        # What is random in a network that was brought, as dropout, follows the seed too.
+        torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []),
+    ):
         torch.manual_seed(config.seed)
-        history = train(joint, batches, everything, splits, budget, config, folder, started, watch)
-
-    if not history:
-        spent = time.monotonic() - started
-        raise DhaError(f"budget={config.budget!r} was over before training began, after {spent:.0f} s: give more time")
-    network = best_by_validation(joint, batches, splits, config)
-    model = TrainedModel(network, splits.classes, preprocessing, genotype_of(network, config.network))
-    accuracy = None
-    if splits.test is not None:
-        _, accuracy = evaluate(model.network, splits.test, preprocessing, config.images_per_step(), fabric.device)
-    model.learned = record.learned(joint, history, accuracy)
-    record.finish(folder, model)
-    return Run(model, history, accuracy, time.monotonic() - started, loaded.skipped, config)
+        if saved is not None:
+            state.load_state_dict(saved["run"])
+        with Stop(stoppable) as stop:
+            train(state, splits, folder, checkpoints, watch, stop)
+        history = position.history
+        if not history:
+            spent = budget.used()
+            raise DhaError(
+                f"budget={config.budget!r} was over before training began, after {spent:.0f} s: give more time"
+            )
+        network = best_by_validation(joint, batches, splits, config)
+        model = TrainedModel(network, splits.classes, preprocessing, genotype_of(network, config.network))
+        accuracy = None
+        if splits.test is not None:
+            _, accuracy = evaluate(model.network, splits.test, preprocessing, config.images_per_step(), fabric.device)
+        model.learned = record.learned(joint, history, accuracy)
+        record.finish(folder, model)
+        checkpoints.remove()
+    return Run(model, history, accuracy, budget.used(), loaded.skipped, config)
 
 
 def train(
-    joint: JointTraining,
-    batches: Batches,
-    everything: Batches,
+    state: RunState,
     splits: Splits,
-    budget: Budget,
-    config: Config,
     folder: Path | None,
-    started: float,
+    checkpoints: Checkpoints,
     watch: Watch | None,
-) -> list[dict[str, Any]]:
-    """The loop: steps until the budget is over, the search inside its share of it, ``everything`` trained on
+    stop: Stop,
+) -> None:
+    """The loop: steps until the budget is over, the search inside its share of it, validation images trained on, too,
     after what is learned has settled, one row of metrics per epoch.
     """
-    history: list[dict[str, Any]] = []
-    settings = config.architecture
-    nodes = sum(len(codes.code) for codes in joint.codes)
-    recovered, recovered_step, saved = 0.0, 0, time.monotonic()
+    joint, budget, position, config = state.joint, state.budget, state.position, state.config
+    settings, retries = config.architecture, 0
     budget.closing = closing_seconds(joint, splits, config)
+    saved, cost = time.monotonic(), 0.0
+
+    def keep(whole: bool) -> None:
+        """Write a checkpoint, and the model so far with it if ``whole``; but never one that has diverged."""
+        nonlocal saved, cost
+        began = time.monotonic()
+        if joint.is_sound():
+            checkpoints.save(state.state_dict())
+            if whole:
+                record.interim(folder, interim(joint, splits, config, joint.side(budget.progress())), state, splits)
+        saved = time.monotonic()
+        cost = saved - began
+
+    checkpoints.save(state.state_dict(), write=False)
     while budget.progress() < 1:
-        if budget.progress() >= config.settle and not joint.settled:
-            joint.settle()
-            batches = everything
+        if position.totals is None:
+            if budget.progress() >= config.settle and not joint.settled:
+                joint.settle()
+            position.totals = torch.zeros(3, device=joint.fabric.device)
+            position.changes = [0.0] * position.nodes
         joint.network.train()
-        totals = torch.zeros(3, device=joint.fabric.device)
-        changes = [0.0] * nodes
-        for images, labels in batches:
+        in_trouble = False
+        for images, labels in state.everything if joint.settled else state.batches:
             losses, correct = joint.step(images, labels, budget.progress())
-            totals += torch.stack([losses.sum(), correct.sum(), torch.ones_like(losses).sum()])
+            position.totals += torch.stack([losses.sum(), correct.sum(), torch.ones_like(losses).sum()])
             budget.advance()
             progress = budget.progress()
             if settings.recover_every is not None:
-                due = joint.steps - recovered_step >= settings.recover_every
+                due = joint.steps - position.recovered_step >= settings.recover_every
             else:
-                due = progress - recovered >= settings.deadline / RECOVERIES
+                due = progress - position.recovered >= settings.deadline / RECOVERIES
             if joint.searching and (due or progress >= settings.deadline):
-                recovered, recovered_step = progress, joint.steps
+                position.recovered, position.recovered_step = progress, joint.steps
                 change, frozen = joint.recover()
-                changes = [max(pair) for pair in zip(changes, change, strict=True)]
+                position.changes = [max(pair) for pair in zip(position.changes, change, strict=True)]
                 if frozen or progress >= settings.deadline:
                     record.codes(folder, joint)
                     joint.finish_search()
+                    checkpoints.save(state.state_dict(), write=False)
             if watch is not None:
-                watch(progress, history[-1] if history else {})
-            if progress >= 1:
+                watch(progress, position.history[-1] if position.history else {})
+            in_trouble = joint.recently_skipped > WATCHED // 2
+            if in_trouble or progress >= 1:
                 break
-        validation = None if joint.settled and splits.held_out else validate(joint, splits, config)
-        history.append(
-            record.row(joint, len(history) + 1, totals.tolist(), validation, changes, time.monotonic() - started)
-        )
-        record.append(folder, history)
-        if folder is not None and time.monotonic() - saved > SAVE_EVERY:
-            saved = time.monotonic()
-            network, learned = joint.derived(), record.learned(joint, history, None)
-            genotype = genotype_of(network, config.network)
-            TrainedModel(network, splits.classes, joint.preprocessing, genotype, learned).save(folder / "model")
-    return history
+            if stop.signal is not None:
+                keep(whole=True)
+                raise Interrupted(stop.signal, progress)
+            if time.monotonic() - saved > config.checkpoint_every:
+                keep(whole=False)
+        if in_trouble:
+            if retries == RETRIES:
+                raise diverged(config)
+            retries += 1
+            state.load_state_dict(checkpoints.latest()["run"], clock=False)
+            joint.optimizer.slow_down(0.5**retries)
+            continue
+        side = joint.side(budget.progress())
+        validation = None if joint.settled and splits.held_out else validate(joint, splits, config, side)
+        position.history.append(record.row(joint, position, validation, budget.used()))
+        position.totals = None
+        record.metrics(folder, position.history)
+        if len(position.history) == 1 or time.monotonic() - saved > cost / WRITING or budget.progress() >= 1:
+            keep(whole=True)

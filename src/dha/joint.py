@@ -31,8 +31,10 @@ from dha.hyperparameters import (
     LearnedSGD,
     cosine,
     cosine_schedule,
+    norm,
     smoothing_direction,
 )
+from dha.resizing import pixels, training_side
 
 BACKBONE = 0.15
 """Where the learning rate of the other weights starts, as a share of that of the head, where the head has its own.
@@ -51,6 +53,10 @@ CLIP = 1.0
 """The largest norm of the gradient of a network that was brought: nothing is known that keeps it from diverging."""
 
 
+WATCHED = 16
+"""Steps between two looks of the host at whether steps had to be left out."""
+
+
 class JointTraining:
     """What one run learns, and the step that learns it.
 
@@ -67,6 +73,9 @@ class JointTraining:
 
     Attributes:
         peaks: the learned peaks of the learning rate: of all weights, or of the others and of the head.
+        found: what each of the sparse codes had chosen when the search ended; None before.
+        skipped: the number of steps left out because their loss was not finite, on the device.
+        recently_skipped: how many of ``WATCHED`` steps that were, as far as the host knows.
     """
 
     def __init__(
@@ -96,11 +105,8 @@ class JointTraining:
         rate, decay = settings.starts()
         rates, decays = BOXES[settings.optimizer]
         starts = [BACKBONE * rate, rate] if head else [rate]
-        # What is not learned is held by a box without room.
-        self.peaks = [
-            LearnedScalar(start, *(rates if "learning_rate" in self.learned else (start, start)), fabric.device)
-            for start in starts
-        ]
+        self.peaks = [LearnedScalar(start, *rates, fabric.device) for start in starts]
+        # What is not learned is held by a box without room; learning rates need theirs, to be slowed down.
         decays = decays if "weight_decay" in self.learned else (decay, decay)
         self.weight_decay = LearnedScalar(decay, *decays, fabric.device)
         self.friction = LateScalar(1 - settings.momentum, *FRICTIONS, fabric.device)
@@ -114,6 +120,10 @@ class JointTraining:
         self.probed: tuple[Draws, Draws, float, HostCopy] | None = None
         self.pending: tuple[Tensor, HostCopy] | None = None
         self.steps, self.settled = 0, False
+        self.found: list[Tensor] | None = None
+        self.skipped = torch.zeros((), dtype=torch.long, device=fabric.device)
+        self.looked = HostCopy(self.skipped.clone())
+        self.recently_skipped = self.known_skipped = 0
         self._train(network)
 
     def _train(self, network: nn.Module) -> None:
@@ -161,15 +171,17 @@ class JointTraining:
         due = not self.settled and self.steps % self.config.every == 0
         if self.rule is not None and not self.settled and self.steps % self.config.augmentation.probe_every == 0:
             self._probe(self.rule, images, labels, progress)
-        pixels, draws = images.float() / 255, None
+        smaller, draws = pixels(images, self.side(progress)), None
         if self.policy is not None:
             draws = self.policy.draw(len(labels), self.generator)
-            pixels = self.policy.apply(pixels, draws)
-        inputs = self._normalise(pixels)
+            smaller = self.policy.apply(smaller, draws)
+        inputs = self._normalise(smaller)
 
         logits = self.network(inputs)
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing.late)
         self.fabric.backward(losses.mean())
+        sound = losses.detach().isfinite().all()
+        self.skipped += ~sound
         if self.searching:
             if self.config.architecture.loss == "training":
                 self._step_codes()
@@ -179,24 +191,25 @@ class JointTraining:
         schedule = cosine_schedule(progress, self.config.hyperparameters.warmup)
         if due and self.learns_hyperparameters:
             self.optimizer.look(progress)
-        self.optimizer.step(schedule)
+        self.optimizer.step(schedule, sound)
 
         if due:
             self._update_policy()
             # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
             smoothing = self.config.hyperparameters.label_smoothing
-            held_out = self._held_out_gradient(active, smoothing) if self.needs_validation else []
+            held_out = self._held_out_gradient(active, self.side(progress), smoothing) if self.needs_validation else []
             if self.searching and self.config.architecture.loss == "validation":
                 self._step_codes()
                 self.code_optimizer.zero_grad()
             if self.learns_hyperparameters:
-                self.optimizer.learn(active, held_out, self.config.hyperparameters.rate * schedule)
+                rate = self.config.hyperparameters.rate * schedule
+                self.optimizer.learn(active, held_out, rate, learning_rates="learning_rate" in self.learned)
                 if "label_smoothing" in self.learned:
                     with undisturbed(self.norms, self.others), self.fabric.autocast():
                         smoother = smoothing_direction(self.plain(inputs), labels, active)
                     # Judged without any: a loss that is smoothed itself wants what it is smoothed by.
-                    plain = self._held_out_gradient(active, smoothing=0.0)
-                    self.smoothing.move(cosine(plain, smoother), self.config.hyperparameters.rate * schedule)
+                    plain = self._held_out_gradient(active, self.side(progress), smoothing=0.0)
+                    self.smoothing.move(cosine(plain, smoother), rate)
             if draws is not None and self.rule is None:
                 signal = self._alignments(inputs, labels, active, held_out) if self.by_validation else losses.detach()
                 self.pending = draws.pairs, HostCopy(signal)
@@ -204,25 +217,50 @@ class JointTraining:
         if self.average is not None:
             self.average.update(progress)
         self.steps += 1
+        if self.steps % WATCHED == 0:
+            self._watch()
         return losses.detach(), logits.detach().argmax(1) == labels
 
-    def inputs(self, images: Tensor) -> Tensor:
-        """Return what the network takes of untouched images, uint8 (N, C, H, W)."""
-        return self._normalise(images.float() / 255)
+    def side(self, progress: float) -> int:
+        """Return the side in pixels of the images that are trained on when ``progress`` of the run is over.
 
-    def _normalise(self, pixels: Tensor) -> Tensor:
-        return self.preprocessing.normalise(pixels).contiguous(memory_format=self.layout)
+        A network that was brought may be made for one size.
+        """
+        full = self.preprocessing.image_size
+        return training_side(full, progress) if self.config.progressive_resizing and not self.given else full
+
+    def inputs(self, images: Tensor, side: int | None = None) -> Tensor:
+        """Return what the network takes of untouched images, uint8 (N, C, S, S), at their own or another side."""
+        return self._normalise(pixels(images, images.shape[-1] if side is None else side))
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return self.preprocessing.normalise(images).contiguous(memory_format=self.layout)
+
+    def _watch(self) -> None:
+        # The copy of the look before this one is done by now, so that nothing has to wait.
+        before, self.looked = self.looked.wait().item(), HostCopy(self.skipped.clone())
+        self.recently_skipped = int(before) - self.known_skipped
+        self.known_skipped = int(before)
+        if self.recently_skipped:
+            self.optimizer.slow_down(0.5)
+            # A pass that overflowed has left its mark in the running statistics, which would never fade.
+            for norm in self.norms:
+                for statistics, neutral in ((norm.running_mean, 0.0), (norm.running_var, 1.0)):
+                    if statistics is not None:
+                        statistics.nan_to_num_(neutral, neutral, neutral)
 
     def _step_codes(self) -> None:
         for codes in self.codes:
             codes.stop_frozen_gradients()
+            if codes.compressed.grad is not None:
+                codes.compressed.grad.nan_to_num_(0.0, 0.0, 0.0)
         self.code_optimizer.step()
 
-    def _held_out_gradient(self, active: Sequence[Tensor], smoothing: float) -> Sequence[Tensor]:
+    def _held_out_gradient(self, active: Sequence[Tensor], side: int, smoothing: float) -> Sequence[Tensor]:
         images, labels = next(self.validation)
         # Past Fabric's wrapper, which wants every backward pass to be one of training.
         with undisturbed(self.norms, self.others), self.fabric.autocast():
-            loss = F.cross_entropy(self.plain(self.inputs(images)), labels, label_smoothing=smoothing)
+            loss = F.cross_entropy(self.plain(self.inputs(images, side)), labels, label_smoothing=smoothing)
         if not (self.searching and self.config.architecture.loss == "validation"):
             return torch.autograd.grad(loss, active, materialize_grads=True)
         compressed = [c.compressed for c in self.codes]
@@ -254,8 +292,8 @@ class JointTraining:
         with undisturbed(self.norms, self.others), self.fabric.autocast():
             for part_images, part_labels in ((images, labels), next(self.validation)):
                 draws.append(rule.probe(len(part_labels), self.generator))
-                pixels = part_images.float() / 255
-                for variant in (pixels, rule.policy.apply(pixels, draws[-1])):
+                untouched = pixels(part_images, self.side(progress))
+                for variant in (untouched, rule.policy.apply(untouched, draws[-1])):
                     logits = self.plain(self._normalise(variant))
                     losses.append(F.cross_entropy(logits.float(), part_labels, reduction="none"))
         self.probed = draws[0], draws[1], progress, HostCopy(torch.cat(losses))
@@ -282,7 +320,12 @@ class JointTraining:
 
     def finish_search(self) -> None:
         """Go on with the derived network alone: the same function, with no architecture parameters."""
+        self.found = [codes.chosen.clone() for codes in self.codes]
         self._train(self.derived())
+
+    def is_sound(self) -> bool:
+        """Return whether all weights are finite; waits for the device."""
+        return bool(norm(self.weights).isfinite())
 
     def settle(self) -> None:
         """Keep policy and hyper-parameters as they are from now on: validation images are looked at no more."""

@@ -39,9 +39,9 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
 
 def prepare(
     splits: Splits, preprocessing: Preprocessing, config: Config, fabric: Fabric
-) -> tuple[Batches, Batches, JointTraining]:
+) -> tuple[Batches, Batches, Batches, JointTraining]:
     """Build the training batches, those for the end of the run, which have validation images that were held out among
-    them, and all that is learned from them; all randomness comes from ``config.seed``.
+    them, those of validation images, and all that is learned from them; all randomness comes from ``config.seed``.
     """
     order, held_out, draws = (torch.Generator().manual_seed(3 * config.seed + i) for i in range(3))
     batches = Batches(splits.train, config.images_per_step(), order, fabric.device, drop_last=True)
@@ -49,7 +49,7 @@ def prepare(
     if splits.held_out and config.settle < 1:
         together = splits.train.join(splits.validation)
         everything = Batches(together, config.images_per_step(), order, fabric.device, drop_last=True)
-    validation = Batches(splits.validation, config.images_per_step(), held_out, fabric.device, drop_last=True).forever()
+    validation = Batches(splits.validation, config.images_per_step(), held_out, fabric.device, drop_last=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = build(config, preprocessing, len(splits.classes), fabric.device)
@@ -64,10 +64,10 @@ def prepare(
     policy = None
     if "augmentation" in learn:
         policy = starting_policy(config, preprocessing)
-    joint = JointTraining(network, policy, validation, preprocessing, config, fabric, draws, limits, head)
+    joint = JointTraining(network, policy, validation.forever(), preprocessing, config, fabric, draws, limits, head)
     if joint.searching and "architecture" not in learn:
         joint.finish_search()
-    return batches, everything, joint
+    return batches, everything, validation, joint
 
 
 def starting_policy(config: Config, preprocessing: Preprocessing) -> AugmentationPolicy:

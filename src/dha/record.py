@@ -2,75 +2,106 @@
 
 import csv
 import io
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import yaml
+from torch import nn
 
+from dha.architecture import genotype_of
 from dha.config import LEARNED, Config, config_dict
-from dha.data import Source
-from dha.engine import write_text
+from dha.data import Source, Splits
+from dha.engine import lock, write_bytes, write_text
 from dha.errors import DhaError
 from dha.joint import JointTraining
 from dha.model import TrainedModel
+from dha.state import Position, RunState
 
 TOP_PAIRS = 5
 
 
-def claim(out: str | Path | None) -> Path | None:
+def claim(out: str | Path | None, resume: bool = False) -> Path | None:
     """Return the folder of the run.
 
+    Args:
+        out: its name.
+        resume: whether it may hold a run that is not over.
+
     Raises:
-        DhaError: if it already holds a run, or cannot be a folder.
+        DhaError: if it holds a run that it should not hold, or cannot be a folder.
     """
     if out is None:
+        if resume:
+            raise DhaError("resume=True and out=None: name the folder of the run to go on with")
         return None
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise DhaError(f"out={str(folder)!r} is a file: name a folder that is new or empty")
-    if any((folder / name).exists() for name in ("config.yaml", "metrics.csv", "model")):
-        raise DhaError(f"out={str(folder)!r} already holds a run: choose another folder, or delete it first")
+    held = [name for name in ("config.yaml", "metrics.csv", "model") if (folder / name).exists()]
+    if held and not resume:
+        raise DhaError(
+            f"out={str(folder)!r} already holds a run: choose another folder, delete it first, or resume the run"
+        )
+    if "model" in held and not any(folder.glob("checkpoint*.pt")):
+        raise DhaError(f"the run in out={str(folder)!r} is over: its model is in {str(folder / 'model')!r}")
     return folder
 
 
-def begin(folder: Path | None, config: Config, source: Source) -> None:
-    """Make the folder and write the resolved settings to ``config.yaml``."""
+@contextmanager
+def begun(folder: Path | None, config: Config, source: Source, resume: bool) -> Iterator[None]:
+    """Make the folder, keep other runs out of it while the block lasts, and write the settings to ``config.yaml``.
+
+    Raises:
+        DhaError: if the folder cannot be written to, or another run has it.
+    """
     if folder is None:
+        yield
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        header = f"# dha fit {source.name}\n"
-        write_text(folder / "config.yaml", header + yaml.safe_dump(config_dict(config), sort_keys=False))
+        handle = lock(folder)
     except OSError as error:
-        raise DhaError(f"out={str(folder)!r} cannot be written to ({error.strerror}): choose another folder") from error
+        raise _unwritable(folder, error) from error
+    try:
+        claim(folder, resume)  # Once more: another run may have been here before the folder was locked.
+        header = f"# dha fit {source.name}\n"
+        try:
+            write_text(folder / "config.yaml", header + yaml.safe_dump(config_dict(config), sort_keys=False))
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _unwritable(folder: Path, error: OSError) -> DhaError:
+    return DhaError(f"out={str(folder)!r} cannot be written to ({error.strerror}): choose another folder")
 
 
 def row(
-    joint: JointTraining,
-    epoch: int,
-    totals: list[float],
-    validation: tuple[float, float] | None,
-    changes: Sequence[float],
-    seconds: float,
+    joint: JointTraining, position: Position, validation: tuple[float, float] | None, seconds: float
 ) -> dict[str, Any]:
-    """Return one row of metrics.
+    """Return the row of metrics of the epoch that has just ended.
 
     Args:
         joint: what is learned.
-        epoch: its number, from 1.
-        totals: sums of losses, hits and images of the epoch.
+        position: with the totals and the changes of the epoch.
         validation: loss and accuracy; None where validation images have become training images.
-        changes: the largest move of the sparse code of each node in the epoch.
         seconds: since the run began.
     """
-    images = max(1.0, totals[2])
+    assert position.totals is not None
+    loss, hits, images = position.totals.tolist()
     values: dict[str, Any] = {
-        "epoch": epoch,
+        "epoch": len(position.history) + 1,
         "seconds": round(seconds, 2),
-        "train_loss": round(totals[0] / images, 5),
-        "train_accuracy": round(totals[1] / images, 5),
+        "train_loss": round(loss / images, 5),
+        "train_accuracy": round(hits / images, 5),
         "validation_loss": "" if validation is None else round(validation[0], 5),
         "validation_accuracy": "" if validation is None else round(validation[1], 5),
         "learning_rate": float(f"{joint.peaks[0].value.item():.4g}"),
@@ -82,27 +113,27 @@ def row(
         "policy_entropy": "",
         "policy_top_pairs": "",
         "searching": int(joint.searching),
+        "skipped_steps": int(joint.skipped),
     }
     if joint.policy is not None:
         values["policy_entropy"] = round(joint.policy.entropy().item(), 4)
         pairs = joint.policy.top_pairs(TOP_PAIRS)
         values["policy_top_pairs"] = " ".join(f"{a}>{b}:{p:.3f}" for a, b, p in pairs)
-    for node, change in enumerate(changes):
+    for node, change in enumerate(position.changes):
         values[f"change_{node}"] = round(change, 5)
     return values
 
 
-def append(folder: Path | None, history: list[dict[str, Any]]) -> None:
-    """Add the latest row to ``metrics.csv``, with a header above the first."""
+def metrics(folder: Path | None, history: list[dict[str, Any]]) -> None:
+    """Write all rows to ``metrics.csv``; a disk that is full does not end the run."""
     if folder is None:
         return
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[-1]))
-    if len(history) == 1:
-        writer.writeheader()
-    writer.writerow(history[-1])
-    with open(folder / "metrics.csv", "a", encoding="utf-8", newline="") as handle:
-        handle.write(text.getvalue())
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    with _complaining(folder / "metrics.csv"):
+        write_text(folder / "metrics.csv", text.getvalue())
 
 
 def learned(joint: JointTraining, history: list[dict[str, Any]], test_accuracy: float | None) -> dict[str, Any]:
@@ -123,10 +154,39 @@ def learned(joint: JointTraining, history: list[dict[str, Any]], test_accuracy: 
     }
 
 
-def finish(folder: Path | None, model: TrainedModel) -> None:
-    """Write the delivered model."""
-    if folder is not None:
+def interim(folder: Path | None, network: nn.Module, state: RunState, splits: Splits) -> None:
+    """Write the model as it is now; a disk that is full does not end the run."""
+    if folder is None or not state.position.history:
+        return
+    joint, genotype = state.joint, genotype_of(network, state.config.network)
+    values = learned(joint, state.position.history, None)
+    model = TrainedModel(network, splits.classes, joint.preprocessing, genotype, values)
+    with _complaining(folder / "model"):
         model.save(folder / "model")
+
+
+def finish(folder: Path | None, model: TrainedModel) -> None:
+    """Write the delivered model.
+
+    Raises:
+        DhaError: if it cannot be written.
+    """
+    if folder is None:
+        return
+    try:
+        model.save(folder / "model")
+    except OSError as error:
+        raise DhaError(
+            f"{str(folder / 'model')!r} cannot be written ({error.strerror}): make room and resume the run"
+        ) from error
+
+
+@contextmanager
+def _complaining(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(f"{str(place)!r} cannot be written ({error}): the run goes on", RuntimeWarning, stacklevel=4)
 
 
 def codes(folder: Path | None, joint: JointTraining) -> None:
@@ -138,4 +198,5 @@ def codes(folder: Path | None, joint: JointTraining) -> None:
         for index, codes in enumerate(joint.codes)
         for name, tensor in codes.state_dict().items()
     }
-    safetensors.torch.save_file(state, folder / "codes.safetensors")
+    with _complaining(folder / "codes.safetensors"):
+        write_bytes(folder / "codes.safetensors", safetensors.torch.save(state))

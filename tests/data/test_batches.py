@@ -73,3 +73,13 @@ def test_no_images_and_no_size_are_refused():
         batches(4, 0)
     with pytest.raises(DhaError, match="batch_size is -2"):
         sequential(numbered(3), -2, CPU)
+
+
+def test_an_epoch_goes_on_where_its_state_was_saved():
+    whole, first = batches(10, 3), batches(10, 3)
+    expected = order(whole) + order(whole)
+    begun = [number for _, labels in islice(first, 2) for number in labels.tolist()]
+    state, other = first.state_dict(), batches(10, 3, seed=9)
+    other.load_state_dict(state)
+    assert begun + order(other) + order(other) == expected
+    assert begun + order(first) + order(first) == expected, "and so it does without"

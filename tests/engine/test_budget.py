@@ -33,3 +33,38 @@ def test_time_counts_from_the_start_of_training_to_the_closing(monkeypatch):
 
 def test_a_budget_that_is_over_before_training_begins_ends_at_once():
     assert Budget(seconds=1, steps=0, started=time.monotonic() - 5).progress() == 1
+
+
+def test_a_run_gone_on_with_counts_what_was_used_before(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    first = Budget(seconds=100, steps=0, started=90.0)
+    first.closing = 20.0
+    now = 135.0
+    state = first.state_dict()
+    assert state["used"] == 45
+    # Hours later, in another process, which needs 5 s to begin: 30 s are left before the closing.
+    now = 10_005.0
+    again = Budget(seconds=100, steps=0, started=10_000.0)
+    again.closing = 20.0
+    again.load_state_dict(state)
+    assert again.used() == 50
+    assert again.progress() == pytest.approx(0.5)
+    now += 15
+    assert again.progress() == pytest.approx(0.75)
+    now += 15
+    assert again.progress() == 1
+
+
+def test_going_back_takes_back_steps_but_not_time(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    budget = Budget(seconds=100, steps=0, started=0.0)
+    budget.closing = 0.0
+    budget.advance()
+    state = budget.state_dict()
+    now = 50.0
+    budget.advance()
+    budget.load_state_dict(state, clock=False)
+    assert budget.progress() == pytest.approx(0.5)
+    assert budget.taken == 1

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -165,6 +167,53 @@ def test_momentum_moves_by_the_cosine_with_its_derivative(kind):
     assert abs(expected - 0.2) > 0.01
     assert friction.late == pytest.approx(0.2), "not in use before the next move"
     torch.testing.assert_close(friction.value.double(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("kind", "state"), [(LearnedSGD, "momentum_buffer"), (LearnedAdamW, "exp_avg")])
+def test_a_step_that_is_not_sound_moves_nothing(kind, state):
+    weight = nn.Parameter(torch.randn(5))
+    optimizer = kind([[weight]], scalars(0.1), LearnedScalar(0.01, 1e-6, 1.0))
+    weight.grad = torch.ones(5)
+    optimizer.step(1.0, torch.tensor(True))
+    before, momentum = weight.detach().clone(), optimizer.optimizer.state[weight][state].clone()
+    weight.grad = torch.full((5,), torch.nan)
+    optimizer.step(1.0, torch.tensor(False))
+    assert torch.equal(weight, before)
+    assert torch.equal(optimizer.optimizer.state[weight][state], momentum)
+    weight.grad = torch.ones(5)
+    optimizer.step(1.0, torch.tensor(True))
+    assert not torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("kind", [LearnedSGD, LearnedAdamW])
+def test_its_state_goes_on_where_it_was(kind):
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(4, 3)) for _ in range(2)]
+
+    def made(start):
+        copies = [nn.Parameter(w.detach().clone()) for w in start]
+        peaks, decay, friction = scalars(0.1, 0.2), LearnedScalar(0.01, 1e-6, 1.0), LateScalar(0.1, 0.01, 0.5)
+        return copies, kind([copies[:1], copies[1:]], peaks, decay, friction=friction)
+
+    def steps(copies, optimizer, count, seed):
+        generator = torch.Generator().manual_seed(seed)
+        for step in range(count):
+            for weight in copies:
+                weight.grad = torch.randn(weight.shape, generator=generator)
+            optimizer.look(0.1 * (step + seed))
+            optimizer.step(0.9)
+            optimizer.learn(copies, [torch.randn(w.shape, generator=generator) for w in copies], 0.5)
+
+    copies, optimizer = made(weights)
+    steps(copies, optimizer, 3, seed=0)
+    others, again = made(copies)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for pair in ((copies, optimizer), (others, again)):
+        steps(*pair, 3, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(copies, others, strict=True))
+    assert [p.value for p in optimizer.peaks] == [p.value for p in again.peaks]
+    assert optimizer.weight_decay.value == again.weight_decay.value
+    assert optimizer.friction.late == again.friction.late != 0.1
 
 
 class Dispatched(TorchDispatchMode):

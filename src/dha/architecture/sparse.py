@@ -90,6 +90,7 @@ class SparseCodes(nn.Module):
     real: Tensor
     slope: Tensor
     offset: Tensor
+    _choices: list[list[tuple[int, int]]]
 
     def __init__(
         self,
@@ -119,6 +120,7 @@ class SparseCodes(nn.Module):
         self.register_buffer("chosen", torch.zeros(nodes, choose, dtype=torch.long))
         self.register_buffer("slope", torch.zeros(nodes, choose, size))
         self.register_buffer("offset", torch.zeros(nodes, choose))
+        self.register_load_state_dict_post_hook(_list_choices)
         self.recover(tolerance=0.0)
         if start is not None:
             self._begin_with(torch.tensor(start), generator)
@@ -205,7 +207,7 @@ class SparseCodes(nn.Module):
             offset = torch.where(support, -shrinkage.to(offset), offset)
         self.slope.copy_(slope.gather(1, self.chosen[:, :, None].expand_as(self.slope)))
         self.offset.copy_(offset.gather(1, self.chosen))
-        self._choices = [[divmod(c, self.operations) for c in node] for node in self.chosen.tolist()]
+        _list_choices(self)
 
     def stop_frozen_gradients(self) -> None:
         """Zero the gradient of the codes of frozen nodes, so that an optimiser leaves them nearly alone."""
@@ -215,6 +217,11 @@ class SparseCodes(nn.Module):
     def _one_step(self) -> tuple[Tensor, Tensor]:
         reconstruction = torch.einsum("pmn,pn->pm", self.dictionary, self.code)
         return self.dictionary.mT, self.code - torch.einsum("pmn,pm->pn", self.dictionary, reconstruction)
+
+
+def _list_choices(codes: SparseCodes, *_: object) -> None:
+    # Kept on the host, where the forward pass asks for them.
+    codes._choices = [[divmod(c, codes.operations) for c in node] for node in codes.chosen.tolist()]
 
 
 def best_on_distinct_edges(scores: Tensor, operations: int, choose: int) -> Tensor:

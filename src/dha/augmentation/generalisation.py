@@ -14,6 +14,8 @@ Gontijo-Lopes et al. (ICLR 2021), here measured while training, and decided upon
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from dha.augmentation.policy import AugmentationPolicy, Draws
 
 PRIOR = 8.0
 """Weight of the start of the policy, in probed images per operation."""
+_ESTIMATES = ("start", "weight", "effect", "total", "progress", "loss")
 
 
 class GeneralisationRule:
@@ -109,6 +112,15 @@ class GeneralisationRule:
         share = self.weight.amin(0) / (self.weight.amin(0) + PRIOR)
         start = self.start - self.start[:, self._identity(), None]
         return share * wanted + (1 - share) * start
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the estimates; the policy that follows from them keeps its own."""
+        return {name: getattr(self, name) for name in _ESTIMATES}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned, of a rule for as many operations."""
+        for name in _ESTIMATES:
+            setattr(self, name, state[name])
 
     def _identity(self) -> int:
         return self.policy.operations.index("identity") if "identity" in self.policy.operations else 0

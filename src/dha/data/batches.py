@@ -1,6 +1,7 @@
 """Batches of images on the device: shuffled without end for training, in order for evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,8 @@ class Batches:
         self._size = min(batch_size, len(data))
         self._generator = generator
         self._drop_last = drop_last
+        self._order: Tensor | None = None
+        self._taken = 0
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch, at least 1."""
@@ -45,18 +48,34 @@ class Batches:
         return full + bool(rest and not self._drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one epoch: images, uint8 (B, C, H, W), and labels, int64 (B,), on the device."""
-        order = torch.randperm(len(self._labels), generator=self._generator)
+        """Yield one epoch: images, uint8 (B, C, H, W), and labels, int64 (B,), on the device.
+
+        An epoch that was broken off, or was under way when the state was saved, is gone on with.
+        """
+        if self._order is None:
+            self._order, self._taken = torch.randperm(len(self._labels), generator=self._generator), 0
+        order = self._order
         if self._labels.is_cuda:
             order = order.pin_memory()  # only from pinned memory does the copy not wait for the device
         order = order.to(self._labels.device, non_blocking=True)
-        for indices in order.split(self._size)[: len(self)]:
+        for indices in order.split(self._size)[self._taken : len(self)]:
+            self._taken += 1
             yield self._images[indices], self._labels[indices]
+        self._order = None
 
     def forever(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches of one shuffled epoch after the other, without end."""
         while True:
             yield from self
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the data: the order of the epoch under way, how much of it is over, the generator."""
+        return {"order": self._order, "taken": self._taken, "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned, of batches of the same images."""
+        self._order, self._taken = state["order"], state["taken"]
+        self._generator.set_state(state["generator"])
 
 
 def sequential(data: LabelledImages, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,7 +5,8 @@
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,16 @@ class MovingAverage:
         """Return how much of its horizon the average looks back over, in [0, 1]."""
         passed = 0.0 if self.began is None else self.progress - self.began
         return 1.0 - math.exp(-passed / self.horizon) if self.horizon else 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averages and what of the run they go back over."""
+        return {"values": self.values, "began": self.began, "progress": self.progress}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned, of weights of the same shapes."""
+        for value, saved in zip(self.values, state["values"], strict=True):
+            value.copy_(saved)
+        self.began, self.progress = state["began"], state["progress"]
 
 
 class WeightAverage(MovingAverage):

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -12,23 +12,48 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     """Give an empty folder to write to, which takes the place of ``folder`` when the block ends without an error."""
     partial, previous = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.previous")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    for file in partial.iterdir():
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
-    shutil.rmtree(previous, ignore_errors=True)
-    if folder.exists():
-        folder.rename(previous)
-    partial.rename(folder)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for file in partial.iterdir():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        shutil.rmtree(previous, ignore_errors=True)
+        if folder.exists():
+            folder.rename(previous)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     shutil.rmtree(previous, ignore_errors=True)
 
 
 def write_text(file: Path, text: str) -> None:
     """Write ``text`` to ``file`` in one piece: a reader sees the old or the new content, nothing between."""
+    write_bytes(file, text.encode("utf-8"))
+
+
+def write_bytes(file: Path, content: bytes, keep: Path | None = None) -> None:
+    """Write ``content`` to ``file`` in one piece: a reader sees the old or the new content, nothing between.
+
+    Args:
+        file: to write.
+        content: all of it.
+        keep: where what was in ``file`` goes, in place of what was there.
+
+    Raises:
+        OSError: if it cannot be written; the old content stays, and nothing else is left.
+    """
     partial = file.with_name(f".{file.name}.partial")
-    with open(partial, "w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(file)
+    try:
+        with open(partial, "wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        if keep is not None and file.exists():
+            file.replace(keep)
+        partial.replace(file)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise

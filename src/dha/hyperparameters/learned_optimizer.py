@@ -4,7 +4,7 @@
 # pyright: reportPrivateImportUsage=false
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,8 +79,8 @@ class LearnedOptimizer(ABC):
         """Return the optimiser of torch, fused and without weight decay."""
 
     @abstractmethod
-    def _decay(self, weights: list[Tensor], gradients: list[Tensor]) -> None:
-        """Let the weights decay, or their gradients know of it; learning rates are those of the step to come."""
+    def _decay(self, weights: list[Tensor], gradients: list[Tensor], sound: Tensor | None) -> None:
+        """Let the weights decay if the step is sound, or their gradients know of it; learning rates are set by then."""
 
     @abstractmethod
     def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
@@ -103,11 +103,12 @@ class LearnedOptimizer(ABC):
         self.trail.update(progress)
 
     @torch.no_grad()
-    def step(self, schedule: float) -> None:
+    def step(self, schedule: float, sound: Tensor | None = None) -> None:
         """Move the weights.
 
         Args:
             schedule: share of the peak learning rates, in [0, 1].
+            sound: bool, without dimensions, on the device: where it is false nothing moves. True when not given.
         """
         weights = self.active()
         gradients = _gradients(weights)
@@ -118,17 +119,22 @@ class LearnedOptimizer(ABC):
         for peak, group in zip(self.peaks, self.optimizer.param_groups, strict=True):
             self._take(group, peak.value * schedule, momentum)
         # Not left to the optimiser: the coefficient is learned, and lives on the device.
-        self._decay(weights, gradients)
+        self._decay(weights, gradients, sound)
+        # What a gradient scaler would set: the fused step reads it on the device.
+        self.optimizer.found_inf = None if sound is None else (~sound).float()  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
 
     @torch.no_grad()
-    def learn(self, weights: Sequence[Tensor], gradients: Sequence[Tensor], rate: float) -> None:
+    def learn(
+        self, weights: Sequence[Tensor], gradients: Sequence[Tensor], rate: float, learning_rates: bool = True
+    ) -> None:
         """Move what is learned, learning rates and decay less as long as the average is shorter than its horizon.
 
         Args:
             weights: those that the last step has moved, with the gradients that it was made from.
             gradients: of the validation loss at them, after that step.
             rate: how far a logarithm moves where a cosine is 1.
+            learning_rates: whether the learning rates move, too.
         """
         if self.friction is not None:
             self.friction.move(-cosine(gradients, self._older(weights)), rate)
@@ -136,14 +142,39 @@ class LearnedOptimizer(ABC):
         held_out = dict(zip(weights, gradients, strict=True))
         past: dict[Tensor, Tensor] = dict(zip(self.weights, self.trail.values, strict=True))
         for peak, group in zip(self.peaks, self.optimizer.param_groups, strict=True):
+            if not learning_rates:
+                break
             moved = [weight for weight in group["params"] if weight in held_out]
             way = torch._foreach_sub([past[weight] for weight in moved], moved)
             peak.move(cosine([held_out[weight] for weight in moved], way) - self.resting_cosine, rate)
         self.weight_decay.move(cosine(gradients, [past[weight] for weight in weights]), rate)
 
+    @torch.no_grad()
+    def slow_down(self, factor: float) -> None:
+        """Multiply the learning rates by ``factor``, within their bounds."""
+        for peak in self.peaks:
+            peak.value.mul_(factor).clamp_(peak.low, peak.high)
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         self.optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a step or ``learn`` depends on, beside the weights."""
+        state: dict[str, Any] = {"optimizer": self.optimizer.state_dict(), "trail": self.trail.state_dict()}
+        state["learned"] = [scalar.value for scalar in (*self.peaks, self.weight_decay)]
+        if self.friction is not None:
+            state["friction"] = self.friction.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned, with weights of the same shapes."""
+        self.optimizer.load_state_dict(dict(state["optimizer"]))
+        for scalar, saved in zip((*self.peaks, self.weight_decay), state["learned"], strict=True):
+            scalar.value.copy_(saved)
+        self.trail.load_state_dict(state["trail"])
+        if self.friction is not None:
+            self.friction.load_state_dict(state["friction"])
 
 
 class LearnedSGD(LearnedOptimizer):
@@ -159,7 +190,7 @@ class LearnedSGD(LearnedOptimizer):
             optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         return optimizer
 
-    def _decay(self, weights: list[Tensor], gradients: list[Tensor]) -> None:
+    def _decay(self, weights: list[Tensor], gradients: list[Tensor], sound: Tensor | None) -> None:
         torch._foreach_add_(gradients, torch._foreach_mul(weights, self.weight_decay.value))
 
     def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
@@ -183,11 +214,12 @@ class LearnedAdamW(LearnedOptimizer):
     def _optimizer(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, betas=(momentum, 0.999), weight_decay=0.0, fused=True)
 
-    def _decay(self, weights: list[Tensor], gradients: list[Tensor]) -> None:
+    def _decay(self, weights: list[Tensor], gradients: list[Tensor], sound: Tensor | None) -> None:
         for group in self.optimizer.param_groups:
             moving = [weight for weight in group["params"] if weight.grad is not None]
             if moving:
-                torch._foreach_mul_(moving, 1 - group["lr"] * self.weight_decay.value)
+                share = group["lr"] * self.weight_decay.value
+                torch._foreach_mul_(moving, 1 - (share if sound is None else share * sound))
 
     def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
         group["lr"], group["betas"] = rate, (momentum, 0.999)

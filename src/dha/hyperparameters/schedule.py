@@ -1,6 +1,8 @@
 """The base schedule of the learning rate, and positive hyper-parameters that are learned."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,3 +66,12 @@ class LateScalar(LearnedScalar):
         self.late = self.copy.wait().item()
         super().move(direction, rate)
         self.copy = HostCopy(self.value.clone())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the value, and what of it is in use and on its way to the host."""
+        return {"value": self.value, "late": self.late, "copy": self.copy.wait()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        self.value.copy_(state["value"])
+        self.late, self.copy = state["late"], HostCopy(state["copy"])

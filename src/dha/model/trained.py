@@ -89,7 +89,7 @@ class TrainedModel:
             # after loading, shared weights are shared again by the network itself.
             row_major = torch.contiguous_format
             state = {name: t.clone(memory_format=row_major) for name, t in self.network.state_dict().items()}
-            safetensors.torch.save_file(state, partial / "weights.safetensors")
+            (partial / "weights.safetensors").write_bytes(safetensors.torch.save(state))
             (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             if policy is not None:
                 AugmentationPolicy.from_dict(policy).save(partial / "policy.json")

@@ -1,0 +1,283 @@
+"""What the joint step costs, beside plainly training the network that comes out of it.
+
+    python benchmarks/speed.py --spaces residual cells mobile --blocks 5 --device cpu
+
+Everything runs side by side: blocks of steps of every row take turns, a figure is the median over the blocks, and a
+block is as long as it takes for everything that is learned now and then to be learned once. Rows:
+
+- `plain`: the derived network, nothing learned beside its weights; and what torch does by itself with the same network:
+  `torch, float32`, `torch, channels-last` and `torch, channels-last, bfloat16`, with `--compile` also that, compiled;
+- `architecture`, `augmentation`, `hyperparameters`: one of them learned, while the search goes on; `all` three;
+  `all, found`: after the search; `all, settled`: after everything that is learned has settled;
+- the parts alone: augmenting a batch by the policy that a run begins with, drawing a batch, recovering all codes.
+
+`memory` is the most that a process that does nothing else has held, over what it held before its first step (of the
+device, on CUDA). `peak` is the share of the matrix product's speed, measured in the same run, that the multiply-adds
+of the derived network reach, three passes' worth per step. Prints a Markdown table per space and writes speed.json.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dha.architecture import count
+from dha.augmentation import AugmentationPolicy
+from dha.config import ArchitectureConfig, Config
+from dha.data import Batches, LabelledImages, Preprocessing, Splits
+from dha.engine import make_fabric
+from dha.joint import JointTraining
+from dha.prepare import prepare, resolve
+
+ALL = "architecture,augmentation,hyperparameters"
+IMAGES, CLASSES = 1024, 10
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a space is measured on: side of the images in pixels, images per step, size of the network."""
+
+    side: int
+    batch: int
+    width: int
+    depth: int
+    resolution: int
+
+
+TASKS = {
+    "residual": Task(32, 128, 32, 1, 40),
+    "cells": Task(32, 64, 16, 8, 40),
+    "mobile": Task(224, 16, 32, 4, 224),
+}
+JOINT = {
+    "plain": ("none", False, False),
+    "architecture": ("architecture", False, False),
+    "augmentation": ("augmentation", False, False),
+    "hyperparameters": ("hyperparameters", False, False),
+    "all": (ALL, False, False),
+    "all, found": (ALL, True, False),
+    "all, settled": (ALL, True, True),
+}
+TORCH = {
+    "torch, float32": (torch.contiguous_format, False, False),
+    "torch, channels-last": (torch.channels_last, False, False),
+    "torch, channels-last, bfloat16": (torch.channels_last, True, False),
+    "torch, compiled": (torch.channels_last, True, True),
+}
+
+
+def images(task: Task, number: int) -> LabelledImages:
+    """Return images of noise."""
+    pixels = torch.randint(256, (number, 3, task.side, task.side), dtype=torch.uint8)
+    return LabelledImages(pixels, torch.arange(number) % CLASSES)
+
+
+def joint_training(space: str, row: str, device: str) -> tuple[Batches, JointTraining]:
+    """Return the batches and the joint training of a row."""
+    task = TASKS[space]
+    learn, found, settled = JOINT[row]
+    size = ArchitectureConfig(width=task.width, depth=task.depth, resolution=task.resolution)
+    config = Config(
+        space=space,  # pyright: ignore[reportArgumentType]
+        learn=learn,
+        epochs=1,
+        batch_size=task.batch,
+        architecture=size,
+        device=device,  # pyright: ignore[reportArgumentType]
+    )
+    number = min(IMAGES, 8 * task.batch)
+    splits = Splits(images(task, number), images(task, number), None, tuple(map(str, range(CLASSES))), held_out=True)
+    preprocessing = Preprocessing(task.side, 3, (0.5,) * 3, (0.25,) * 3)
+    fabric = make_fabric(config.device, config.precision, task.side)
+    config = resolve(config, splits, preprocessing, fabric)
+    batches, *_, joint = prepare(splits, preprocessing, config, fabric)
+    if found:
+        joint.finish_search()
+    if settled:
+        joint.settle()
+    joint.network.train()
+    return batches, joint
+
+
+def joint_block(space: str, row: str, device: str) -> Callable[[], int]:
+    """Return what takes one block of joint steps, and tells how many."""
+    batches, joint = joint_training(space, row, device)
+    several, length = batches.forever(), block_length(joint.config)
+
+    def block() -> int:
+        for _ in range(length):
+            joint.step(*next(several), progress=0.2)
+        return length
+
+    return block
+
+
+def torch_block(space: str, row: str, device: str) -> Callable[[], int]:
+    """Return what takes one block of steps of an ordinary training loop with the same network."""
+    batches, joint = joint_training(space, "plain", device)
+    layout, half, compiled = TORCH[row]
+    network: nn.Module = joint.plain.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    forward: Callable[[Tensor], Tensor] = torch.compile(network) if compiled else network
+    several, length = batches.forever(), block_length(joint.config)
+
+    def block() -> int:
+        for _ in range(length):
+            pixels, labels = next(several)
+            inputs = joint.preprocessing.normalise(pixels.float() / 255).contiguous(memory_format=layout)
+            with torch.autocast(device, torch.bfloat16, enabled=half):
+                loss = F.cross_entropy(forward(inputs), labels, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return length
+
+    return block
+
+
+def part_blocks(space: str, device: str) -> dict[str, Callable[[], int]]:
+    """Return what does one block of each part of a step alone."""
+    batches, joint = joint_training(space, "all", device)
+    policy, several = AugmentationPolicy(), batches.forever()
+    pixels = next(several)[0].float() / 255
+
+    def augment() -> int:
+        for _ in range(8):
+            policy(pixels)
+        return 8
+
+    def draw() -> int:
+        for _ in range(8):
+            next(several)
+        return 8
+
+    def recover() -> int:
+        joint.recover()
+        return 1
+
+    return {"augmenting alone": augment, "drawing a batch alone": draw, "recovering all codes, once": recover}
+
+
+def block_length(config: Config) -> int:
+    """Return the steps after which everything that is learned has been learned once."""
+    return max(config.every, config.augmentation.probe_every)
+
+
+def timed(block: Callable[[], int], device: str) -> float:
+    """Return the seconds that one step of a block takes."""
+    began = time.monotonic()
+    steps = block()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.monotonic() - began) / steps
+
+
+def memory(space: str, row: str, device: str, threads: int) -> float:
+    """Return the MiB that a block of steps adds to what this process holds; to be called in a process of its own."""
+    torch.set_num_threads(threads)
+    block = joint_block(space, row, device) if row in JOINT else torch_block(space, row, device)
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        block()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    block()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+
+
+def matmul_speed(device: str, half: bool) -> float:
+    """Return the multiply-adds per second of a large matrix product: the best of a few."""
+    side = 8192 if device == "cuda" else 2048
+    matrix = torch.randn(side, side, device=device, dtype=torch.bfloat16 if half else torch.float32)
+
+    def product() -> int:
+        torch.mm(matrix, matrix)
+        return 1
+
+    return side**3 / min(timed(product, device) for _ in range(8))
+
+
+def measure(space: str, device: str, blocks: int, compiled: bool) -> dict[str, Any]:
+    """Return the figures of a space."""
+    task = TASKS[space]
+    _, plain = joint_training(space, "plain", device)
+    shape = (3, task.side, task.side)
+    flops = count(plain.derived(), shape)[1]
+    speed = matmul_speed(device, plain.config.precision == "bf16")
+    names = [name for name in TORCH if compiled or "compiled" not in name]
+    steps = {row: joint_block(space, row, device) for row in JOINT}
+    steps |= {row: torch_block(space, row, device) for row in names}
+    parts = part_blocks(space, device)
+    seconds: dict[str, list[float]] = {row: [] for row in [*steps, *parts]}
+    for number in range(blocks + 1):
+        for row, block in (steps | parts).items():
+            taken = timed(block, device)
+            if number:  # The first block of each warms up.
+                seconds[row].append(taken)
+        print(f"{space}: block {number} of {blocks}", file=sys.stderr)
+    rows: dict[str, Any] = {}
+    for row, taken in seconds.items():
+        middle = statistics.median(taken)
+        rows[row] = {"ms": 1000 * middle, "ratio": middle / statistics.median(seconds["plain"])}
+        if row in steps:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                rows[row]["MiB"] = process.submit(memory, space, row, device, torch.get_num_threads()).result()
+            rows[row]["images_per_second"] = task.batch / middle
+            rows[row]["peak"] = 3 * flops * task.batch / middle / speed
+    return {"rows": rows, "matmul_multiply_adds_per_second": speed, "precision": plain.config.precision}
+
+
+def table(rows: dict[str, Any]) -> str:
+    """Return a Markdown table of a space."""
+    lines = ["| step | ms | ratio to plain | memory, MiB | images/s | share of peak |", "|---|---|---|---|---|---|"]
+    for name, row in rows.items():
+        line = f"| {name} | {row['ms']:.1f} | {row['ratio']:.3f} |"
+        if "MiB" in row:
+            line += f" {row['MiB']:.0f} | {row['images_per_second']:.0f} | {100 * row['peak']:.0f} % |"
+        else:
+            line += " | | |"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spaces", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--blocks", type=int, default=5, help="timed blocks of steps per row")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="time the compiled network, too; takes minutes")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    results = {}
+    for space in options.spaces:
+        results[space] = measure(space, options.device, options.blocks, options.compile)
+        speed = results[space]["matmul_multiply_adds_per_second"]
+        print(f"\n{space}, {results[space]['precision']}, {TASKS[space]}, {speed / 1e9:.0f} G multiply-adds/s\n")
+        print(table(results[space]["rows"]), flush=True)
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+    }
+    content = {"command": ["python", *sys.argv], "machine": machine, "results": results}
+    Path("speed.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Everything that a run depends on, as one tree of tensors, numbers and strings: what a checkpoint holds."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dha.augmentation import Draws
+from dha.config import LEARNED, PARTS, Config, config_dict, learned_parts
+from dha.data import Batches, Splits
+from dha.engine import Budget, HostCopy
+from dha.errors import DhaError
+from dha.joint import JointTraining
+
+SAMPLES = 4096
+"""The most images that the fingerprint of a data set looks at."""
+
+
+@dataclass
+class Position:
+    """Where the loop of a run is.
+
+    Attributes:
+        nodes: of all sparse codes that the run began with.
+        history: one row of metrics per finished epoch.
+        totals: sums of losses, hits and images of the epoch under way, on the device; None between two epochs.
+        changes: the largest move of the sparse code of each node in the epoch under way.
+        recovered: share of the run that was over at the last recovery of the sparse codes.
+        recovered_step: and the number of steps.
+    """
+
+    nodes: int
+    history: list[dict[str, Any]] = field(default_factory=list)
+    totals: Tensor | None = None
+    changes: list[float] = field(default_factory=list)
+    recovered: float = 0.0
+    recovered_step: int = 0
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that moves while a run goes on, and what it has been told.
+
+    Attributes:
+        config: the resolved settings.
+        images: fingerprint of the images.
+        joint, batches, everything, validation: as ``dha.prepare.prepare`` returns them.
+        budget: how much of the run is over.
+        position: where its loop is.
+    """
+
+    config: Config
+    images: str
+    joint: JointTraining
+    batches: Batches
+    everything: Batches
+    validation: Batches
+    budget: Budget
+    position: Position
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, from which a run goes on to the same weights, to the bit on a CPU."""
+        random = {"cpu": torch.get_rng_state()}
+        if self.joint.fabric.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.joint.fabric.device)
+        run = {
+            "joint": _joint_state(self.joint),
+            "batches": self.batches.state_dict(),
+            "everything": self.everything.state_dict(),
+            "validation": self.validation.state_dict(),
+            "budget": self.budget.state_dict(),
+            "position": dict(vars(self.position)),
+            "random": random,
+        }
+        return {"config": config_dict(self.config), "images": self.images, "run": run}
+
+    def load_state_dict(self, state: Mapping[str, Any], clock: bool = True) -> None:
+        """Go on from the "run" of what ``state_dict`` returned, in a run of the same settings and images.
+
+        Args:
+            state: of the run.
+            clock: whether to go back to the time that was used by then, too.
+        """
+        _load_joint(self.joint, state["joint"])
+        self.batches.load_state_dict(state["batches"])
+        self.everything.load_state_dict(state["everything"])
+        self.validation.load_state_dict(state["validation"])
+        self.budget.load_state_dict(state["budget"], clock)
+        for name, value in state["position"].items():
+            setattr(self.position, name, value)
+        if self.position.totals is not None:
+            self.position.totals = self.position.totals.to(self.joint.fabric.device)
+        torch.set_rng_state(state["random"]["cpu"])
+        if "cuda" in state["random"] and self.joint.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random"]["cuda"], self.joint.fabric.device)
+
+
+def fingerprint(splits: Splits) -> str:
+    """Return what tells one set of training, validation and test images from another, in hexadecimal digits."""
+    digest = hashlib.sha256(repr(splits.classes).encode())
+    for part in (splits.train, splits.validation, splits.test):
+        if part is not None:
+            some = part.images[:: max(1, len(part) // SAMPLES)]
+            digest.update(repr(tuple(part.images.shape)).encode())
+            digest.update(part.labels.contiguous().numpy().tobytes())
+            digest.update(some.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def resumed_config(given: Config, saved: Mapping[str, Any]) -> Config:
+    """Return the settings of a run that is gone on with.
+
+    Args:
+        given: what the user says now; what is left at its default is taken from the run.
+        saved: ``config_dict`` of the settings of the run.
+
+    Raises:
+        DhaError: if another value is given than the run was begun with.
+    """
+    resumed = Config()
+    pairs = [(resumed, given, Config(), saved, "")]
+    pairs += [(getattr(resumed, p), getattr(given, p), getattr(Config(), p), saved[p], f"{p}.") for p in PARTS]
+    for section, wanted, default, values, prefix in pairs:
+        for name in (f.name for f in fields(section) if f.name not in PARTS):
+            value, begun = getattr(wanted, name), values[name]
+            if name == "learn":
+                names = LEARNED if prefix else PARTS
+                value = ",".join(learned_parts(value, names, f"{prefix}learn")) or "none"
+            same = value in (begun, getattr(default, name)) or (name == "network" and not isinstance(value, str))
+            if not same:
+                raise DhaError(
+                    f"{prefix}{name}={value!r}: the run was begun with {begun!r}, which cannot change; leave it out"
+                )
+            setattr(section, name, begun)
+    # A module is not in a file: it has to be given once more.
+    resumed.network = saved["network"] if given.network is None else given.network
+    if isinstance(resumed.network, str) and resumed.network.startswith("<"):
+        raise DhaError(f"the run was begun with the module network={resumed.network}: give it once more")
+    return resumed
+
+
+def _joint_state(joint: JointTraining) -> dict[str, Any]:
+    state: dict[str, Any] = {
+        "found": joint.found,
+        "network": joint.plain.state_dict(),
+        "optimizer": joint.optimizer.state_dict(),
+        "smoothing": joint.smoothing.state_dict(),
+        "skipped": joint.skipped,
+        "known_skipped": joint.known_skipped,
+        "looked": joint.looked.wait(),
+        "steps": joint.steps,
+        "settled": joint.settled,
+        "generator": joint.generator.get_state(),
+    }
+    if joint.searching:
+        state["code_optimizer"] = joint.code_optimizer.state_dict()
+    if joint.average is not None:
+        state["average"] = joint.average.state_dict()
+    if joint.policy is not None:
+        state["policy"] = [logits.detach() for logits in joint.policy.parameters()]
+    if joint.rule is not None:
+        state["rule"] = joint.rule.state_dict()
+    elif joint.policy is not None:
+        state["policy_optimizer"] = joint.policy_optimizer.state_dict()
+    if joint.probed is not None:
+        *draws, progress, copy = joint.probed
+        state["probed"] = [[[d.pairs, d.uniforms] for d in draws], progress, copy.wait()]
+    if joint.pending is not None:
+        state["pending"] = [joint.pending[0], joint.pending[1].wait()]
+    return state
+
+
+@torch.no_grad()
+def _load_joint(joint: JointTraining, state: Mapping[str, Any]) -> None:
+    if joint.searching and state["found"] is not None:
+        for codes, chosen in zip(joint.codes, state["found"], strict=True):
+            codes.take(chosen.to(codes.chosen))
+        joint.finish_search()
+    joint.plain.load_state_dict(state["network"])
+    joint.optimizer.load_state_dict(state["optimizer"])
+    joint.smoothing.load_state_dict(state["smoothing"])
+    joint.skipped.copy_(state["skipped"])
+    joint.known_skipped, joint.looked = state["known_skipped"], HostCopy(state["looked"])
+    joint.recently_skipped = 0
+    joint.steps, joint.settled = state["steps"], state["settled"]
+    joint.generator.set_state(state["generator"])
+    if joint.searching:
+        joint.code_optimizer.load_state_dict(state["code_optimizer"])
+    if joint.average is not None:
+        joint.average.load_state_dict(state["average"])
+    if joint.policy is not None:
+        for logits, saved in zip(joint.policy.parameters(), state["policy"], strict=True):
+            logits.copy_(saved)
+    if joint.rule is not None:
+        joint.rule.load_state_dict(state["rule"])
+    elif joint.policy is not None:
+        joint.policy_optimizer.load_state_dict(state["policy_optimizer"])
+    joint.probed = joint.pending = None
+    if "probed" in state:
+        draws, progress, losses = state["probed"]
+        joint.probed = Draws(*draws[0]), Draws(*draws[1]), progress, HostCopy(losses)
+    if "pending" in state:
+        joint.pending = state["pending"][0], HostCopy(state["pending"][1])
