@@ -120,13 +120,12 @@ def test_label_smoothing_moves_by_its_cosine_with_the_plain_loss(splits, small):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_what_is_learned_goes_on_where_it_was(splits, small, optimizer):
     settings = HyperparametersConfig(optimizer=optimizer, learn=LEARNED, warmup=0.0)
-    joints = []
-    for _ in range(2):
-        batches, joint = joint_training(splits, small(learn="hyperparameters", every=2, hyperparameters=settings))
+    config = small(learn="hyperparameters", every=2, hyperparameters=settings)
+    several = list(itertools.islice(joint_training(splits, config)[0].forever(), 12))
+    joints = [joint_training(splits, config)[1] for _ in range(2)]
+    for joint in joints:
         joint.validation = itertools.repeat(next(joint.validation))
         joint.network.train()
-        joints.append(joint)
-    several = list(itertools.islice(batches.forever(), 12))
     for index, batch in enumerate(several[:6]):
         joints[0].step(*batch, progress=0.05 * index)
     _load_joint(joints[1], copy.deepcopy(_joint_state(joints[0])))
