@@ -47,8 +47,8 @@ def measure_rate(source: str, rate: float, steps: int, horizons: Sequence[int], 
     cosines: dict[int, list[float]] = {horizon: [] for horizon in horizons}
     gradient = joint._held_out_gradient
 
-    def compare(active: Sequence[Tensor], side: int) -> Sequence[Tensor]:
-        held_out = gradient(active, side)
+    def compare(active: Sequence[Tensor], side: int, smoothing: float) -> Sequence[Tensor]:
+        held_out = gradient(active, side, smoothing)
         for horizon, average in averages.items():
             past = dict(zip(average.weights, average.values, strict=True))
             way = [past[weight] - weight.detach() for weight in active]

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from dha import ArchitectureConfig, Config, DhaError
+from dha import ArchitectureConfig, Config, DhaError, HyperparametersConfig
 from dha.config import check, config_dict, learned_parts, parse_budget
 
 
@@ -39,6 +39,12 @@ def test_learned_parts_in_canonical_order():
         (Config(device="tpu"), "device='tpu'.*cuda"),  # pyright: ignore[reportArgumentType]
         (Config(architecture=ArchitectureConfig(squeeze_excite=True)), "squeeze_excite=True and space='auto'.*mobile"),
         (Config(settle=1.5), "settle=1.5.*between 0.0 and 1.0"),
+        (
+            Config(hyperparameters=HyperparametersConfig(learn="momentum,colour")),
+            "hyperparameters.learn='colour'.*decay",
+        ),
+        (Config(hyperparameters=HyperparametersConfig(learn="label_smoothing", label_smoothing=0.0)), "start above 0"),
+        (Config(hyperparameters=HyperparametersConfig(optimizer="lion")), "hyperparameters.optimizer='lion'.*adamw"),  # pyright: ignore[reportArgumentType]
         (Config(architecture=ArchitectureConfig(depth=0)), "architecture.depth=0.*between 1 and 100"),
     ],
 )

@@ -1,13 +1,17 @@
+from dha import HyperparametersConfig
 from dha.display import Display, summary
 from dha.fit import run
 
 
 def test_summary_tells_what_a_person_wants_to_know(small, tmp_path):
-    result = run("digits", config=small(epochs=2))
+    config = small(epochs=2, hyperparameters=HyperparametersConfig(learn="learning_rate,momentum"))
+    result = run("digits", config=config)
     text = summary(result, tmp_path)
     assert f"test accuracy: {100 * (result.test_accuracy or 0):.2f} %" in text
     assert str(tmp_path / "model") in text
     assert "learning rate: 0.2 -> " in text
+    assert "momentum: 0.9 -> " in text
+    assert "label smoothing" not in text, "not learned"
     assert str(result.model.genotype) in text
 
 

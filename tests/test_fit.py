@@ -8,7 +8,7 @@ import torch
 import yaml
 from PIL import Image
 
-from dha import ArchitectureConfig, Config, DhaError
+from dha import ArchitectureConfig, Config, DhaError, HyperparametersConfig
 from dha.augmentation import AugmentationPolicy
 from dha.data import load_source
 from dha.display import summary
@@ -54,6 +54,21 @@ def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
     assert loaded.learned["policy"] == policy.to_dict()
     assert loaded.genotype == result.model.genotype
     assert not list(out.glob(".*")), "no partial files are left"
+
+
+def test_adamw_starts_where_suits_it_and_learns_digits(tmp_path, small):
+    out = tmp_path / "run"
+    settings = HyperparametersConfig(optimizer="adamw")
+    result = run("digits", config=small(learn="hyperparameters", epochs=4, hyperparameters=settings), out=out)
+    assert result.test_accuracy is not None
+    assert result.test_accuracy > 0.7
+    written = yaml.safe_load((out / "config.yaml").read_text())["hyperparameters"]
+    assert written["optimizer"] == "adamw"
+    assert (written["learning_rate"], written["weight_decay"]) == HyperparametersConfig(optimizer="adamw").starts()
+    assert settings.learning_rate is None, "the settings that were given stay as they are"
+    for name in ("learning_rate", "weight_decay"):
+        assert len({row[name] for row in result.history}) > 1, "learned"
+    assert "learning rate: 0.002 -> " in summary(result, out)
 
 
 @pytest.mark.parametrize("space", ["auto", "residual", "mobile", "cells"])

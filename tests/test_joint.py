@@ -9,11 +9,13 @@ from torch.nn import functional as F
 
 from dha import AugmentationConfig, Config, HyperparametersConfig
 from dha.augmentation import AugmentationPolicy
+from dha.config import LEARNED
 from dha.data import Preprocessing, load_source, measure, split
 from dha.engine import make_fabric
-from dha.hyperparameters import cosine, cosine_schedule
+from dha.hyperparameters import cosine, cosine_schedule, smoothing_direction
 from dha.joint import BACKBONE, CLIP, JointTraining
 from dha.prepare import prepare, resolve
+from dha.state import _joint_state, _load_joint
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +31,17 @@ def joint_training(splits, config):
     return batches, joint
 
 
-def test_the_step_is_sgd_of_torch_when_nothing_is_learned(splits, small):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_step_is_that_of_torch_when_nothing_is_learned(splits, small, optimizer):
     settings = HyperparametersConfig(
-        learning_rate=0.05, weight_decay=0.01, momentum=0.8, warmup=0.0, label_smoothing=0.0
+        optimizer=optimizer, learning_rate=0.01, weight_decay=0.01, momentum=0.8, warmup=0.0, label_smoothing=0.0
     )
     batches, joint = joint_training(splits, small(learn="none", hyperparameters=settings))
     oracle = copy.deepcopy(joint.plain).train()
-    optimizer = torch.optim.SGD(oracle.parameters(), lr=0.05, momentum=0.8, weight_decay=0.01, nesterov=True)
+    if optimizer == "sgd":
+        optimizer = torch.optim.SGD(oracle.parameters(), lr=0.01, momentum=0.8, weight_decay=0.01, nesterov=True)
+    else:
+        optimizer = torch.optim.AdamW(oracle.parameters(), lr=0.01, betas=(0.8, 0.999), weight_decay=0.01)
     joint.network.train()
     for (images, labels), _ in zip(batches, range(6), strict=False):
         losses, correct = joint.step(images, labels, progress=0.0)
@@ -71,6 +77,65 @@ def test_learning_rate_moves_by_the_cosine_at_the_new_weights(splits, small):
     expected = rate * torch.exp(0.3 * (cosine(gradient, update) + 0.1))
     assert abs(expected - rate) > 1e-5
     torch.testing.assert_close(joint.peaks[0].value, expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_only_the_values_asked_for_move(splits, small, name):
+    settings = HyperparametersConfig(learn=name, warmup=0.0)
+    batches, joint = joint_training(splits, small(learn="hyperparameters", every=1, hyperparameters=settings))
+    values = [s.value for s in (joint.peaks[0], joint.weight_decay, joint.friction, joint.smoothing)]
+    before = [value.clone() for value in values]
+    joint.network.train()
+    for (images, labels), index in zip(batches, range(3), strict=False):
+        joint.step(images, labels, 0.1 * index)
+    moved = [not torch.equal(value, old) for value, old in zip(values, before, strict=True)]
+    assert moved == [name == other for other in LEARNED]
+    used = joint.optimizer.optimizer.param_groups[0]["momentum"]
+    assert (used == 0.9) == (name != "momentum")
+
+
+def test_label_smoothing_moves_by_its_cosine_with_the_plain_loss(splits, small):
+    settings = HyperparametersConfig(learn="label_smoothing", label_smoothing=0.2, rate=0.5, warmup=0.0)
+    batches, joint = joint_training(splits, small(learn="hyperparameters", every=1, hyperparameters=settings))
+    images, labels = next(iter(batches))
+    held_out = next(iter(joint.validation))
+    joint.validation = itertools.repeat(held_out)
+    joint.smoothing.value.fill_(0.05)
+    joint.smoothing.late = 0.05
+    joint.network.train()
+    logits = copy.deepcopy(joint.plain)(joint.inputs(images))
+    losses, _ = joint.step(images, labels, progress=0.0)
+    torch.testing.assert_close(losses, F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.05))
+    network = copy.deepcopy(joint.plain)
+    weights = list(network.parameters())
+    loss = F.cross_entropy(network(joint.inputs(held_out[0])), held_out[1])
+    gradient = torch.autograd.grad(loss, weights)
+    expected = 0.05 * torch.exp(
+        0.5 * cosine(gradient, smoothing_direction(network(joint.inputs(images)), labels, weights))
+    )
+    assert abs(expected - 0.05) > 1e-5
+    torch.testing.assert_close(joint.smoothing.value, expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_what_is_learned_goes_on_where_it_was(splits, small, optimizer):
+    settings = HyperparametersConfig(optimizer=optimizer, learn=LEARNED, warmup=0.0)
+    config = small(learn="hyperparameters", every=2, hyperparameters=settings)
+    several = list(itertools.islice(joint_training(splits, config)[0].forever(), 12))
+    joints = [joint_training(splits, config)[1] for _ in range(2)]
+    for joint in joints:
+        joint.validation = itertools.repeat(next(joint.validation))
+        joint.network.train()
+    for index, batch in enumerate(several[:6]):
+        joints[0].step(*batch, progress=0.05 * index)
+    _load_joint(joints[1], copy.deepcopy(_joint_state(joints[0])))
+    for joint in joints:
+        for index, batch in enumerate(several[6:]):
+            joint.step(*batch, progress=0.3 + 0.05 * index)
+    values = [[s.value for s in (*j.peaks, j.weight_decay, j.friction, j.smoothing)] for j in joints]
+    assert values[0] == values[1]
+    assert len({joint.smoothing.late for joint in joints}) == 1
+    assert all(torch.equal(a, b) for a, b in zip(*(j.plain.state_dict().values() for j in joints), strict=True))
 
 
 def brought(*middle, **settings):
@@ -120,7 +185,7 @@ def test_backbone_and_head_move_by_their_own_cosines(splits):
     endless = batches.forever()
     joint.step(*next(endless), progress=0.0)
     assert [peak.value.item() for peak in joint.peaks] == pytest.approx([0.05 * BACKBONE, 0.05]), "no way to look back"
-    past = [w.clone() for w in joint.sgd.trail.values]
+    past = [w.clone() for w in joint.optimizer.trail.values]
     joint.step(*next(endless), progress=0.1)
     past = [p + 0.4 * (w.detach() - p) for p, w in zip(past, joint.plain.parameters(), strict=True)]
     joint.step(*next(endless), progress=0.2)
@@ -148,7 +213,7 @@ def test_dropout_is_off_where_policy_and_hyperparameters_learn(splits):
     images, labels = next(iter(batches))
     held_out = next(joint.validation)
     joint.validation = itertools.repeat(held_out)
-    gradients = [joint._held_out_gradient(joint.weights, side=8) for _ in range(2)]
+    gradients = [joint._held_out_gradient(joint.weights, side=8, smoothing=0.1) for _ in range(2)]
     assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
     inputs = joint.inputs(images)
     signals = [joint._alignments(inputs, labels, joint.weights, gradients[0]) for _ in range(2)]

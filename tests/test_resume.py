@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dha import DhaError, ImageClassifier
+from dha import DhaError, HyperparametersConfig, ImageClassifier
 from dha.cli import main
 from dha.data import load_source
 from dha.engine import Checkpoints
@@ -263,6 +263,8 @@ def test_resuming_takes_the_settings_of_the_run_and_refuses_others(stopped, unin
         resume(stopped, batch_size=32)
     with pytest.raises(DhaError, match=r"^learn='none': the run was begun with 'architecture,"):
         resume(stopped, learn="none")
+    with pytest.raises(DhaError, match=r"^hyperparameters.learn='momentum': the run was begun with 'learning_rate,"):
+        resume(stopped, hyperparameters=HyperparametersConfig(learn=["momentum"]))
     images = load_source("digits").train
     with pytest.raises(DhaError, match="begun with other images"):
         run(

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from dha.errors import DhaError
 
 PARTS = ("architecture", "augmentation", "hyperparameters")
+LEARNED = ("learning_rate", "weight_decay", "momentum", "label_smoothing")
 
 
 @dataclass
@@ -106,10 +107,14 @@ class HyperparametersConfig(Section):
     """Optimiser settings of the network weights: where they start, and how fast those that are learned may move.
 
     Args:
+        optimizer: "sgd" (with Nesterov momentum) or "adamw".
+        learn: which of learning_rate, weight_decay, momentum and label_smoothing are learned, separated by commas.
         learning_rate: peak of the schedule at the start; of a network that was brought, the peak of its head, which is
             the last layer with an output per class: its other weights start at 0.15 times that, and learn their own.
-        weight_decay: L2 coefficient at the start.
-        momentum: of SGD.
+            When not given 0.2 (sgd) or 0.002 (adamw).
+        weight_decay: at the start, L2 coefficient (sgd) or decoupled from the gradient (adamw); when not given 5e-4
+            (sgd) or 0.05 (adamw).
+        momentum: of SGD; the first beta of AdamW.
         label_smoothing: share of each label that is spread over all classes, in the training loss.
         warmup: share of the run in which the learning rate rises linearly.
         horizon: share of the run over which a hypergradient looks back at what a learned value has done to the weights;
@@ -120,14 +125,28 @@ class HyperparametersConfig(Section):
             rate stays where it is.
     """
 
-    learning_rate: float = 0.2
-    weight_decay: float = 5e-4
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learn: str | Sequence[str] = "learning_rate,weight_decay"
+    learning_rate: float | None = None
+    weight_decay: float | None = None
     momentum: float = 0.9
     label_smoothing: float = 0.1
     warmup: float = 0.05
     horizon: float = 0.25
     rate: float = 1.0
     resting_cosine: float = -0.005
+
+    def learned(self) -> tuple[str, ...]:
+        """Return the names of the values to learn, in their canonical order; a ``DhaError`` names an unknown one."""
+        return learned_parts(self.learn, LEARNED, "hyperparameters.learn")
+
+    def starts(self) -> tuple[float, float]:
+        """Return learning rate and weight decay at the start: those given, or what suits the optimiser."""
+        rate, decay = {"sgd": (0.2, 5e-4), "adamw": (0.002, 0.05)}[self.optimizer]
+        return (
+            rate if self.learning_rate is None else self.learning_rate,
+            decay if self.weight_decay is None else self.weight_decay,
+        )
 
 
 @dataclass(eq=False)
@@ -211,18 +230,18 @@ def config_dict(config: Config) -> dict[str, Any]:
     return {k: asdict(v) if isinstance(v, Section) else v for k, v in values.items()}
 
 
-def learned_parts(learn: str | Sequence[str]) -> tuple[str, ...]:
+def learned_parts(learn: str | Sequence[str], parts: Sequence[str] = PARTS, name: str = "learn") -> tuple[str, ...]:
     """Return the parts to learn in their canonical order.
 
     Raises:
-        DhaError: if a name is not one of the three parts or "none".
+        DhaError: if one is none of ``parts`` or "none"; it calls the setting ``name``.
     """
-    names = [n.strip() for n in (learn.split(",") if isinstance(learn, str) else learn)]
-    names = [n for n in names if n and n != "none"]
-    for name in names:
-        if name not in PARTS:
-            raise DhaError(f"learn={name!r}: choose from {', '.join(PARTS)}, separated by commas, or none")
-    return tuple(p for p in PARTS if p in names)
+    wanted = [n.strip() for n in (learn.split(",") if isinstance(learn, str) else learn)]
+    wanted = [n for n in wanted if n and n != "none"]
+    for part in wanted:
+        if part not in parts:
+            raise DhaError(f"{name}={part!r}: choose from {', '.join(parts)}, separated by commas, or none")
+    return tuple(p for p in parts if p in wanted)
 
 
 def parse_budget(budget: str | float) -> float:
@@ -244,6 +263,8 @@ def parse_budget(budget: str | float) -> float:
 def check(config: Config) -> None:
     """Raise a ``DhaError`` that names the first setting that is out of range and its range."""
     learned_parts(config.learn)
+    if "label_smoothing" in config.hyperparameters.learned() and not config.hyperparameters.label_smoothing:
+        raise DhaError("hyperparameters.label_smoothing=0: to be learned it has to start above 0, it moves by factors")
     if config.budget is not None:
         if config.epochs is not None:
             raise DhaError(f"budget={config.budget!r} and epochs={config.epochs}: give one of the two")
@@ -268,7 +289,7 @@ def check(config: Config) -> None:
         if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
             wanted = "a whole number" if isinstance(low, int) else "a number"
             raise DhaError(f"{name}={value!r}: expected {wanted} between {low} and {high}")
-    for prefix in ("", "architecture.", "augmentation."):
+    for prefix in ("", "architecture.", "augmentation.", "hyperparameters."):
         section: Any = getattr(config, prefix[:-1]) if prefix else config
         for name, hint in get_type_hints(type(section) if prefix else Config).items():
             value = getattr(section, name)

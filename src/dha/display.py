@@ -66,11 +66,16 @@ class Display:
 
 def summary(run: Run, out: str | Path) -> str:
     """Return the closing lines: test accuracy, architecture, policy, hyper-parameters, and where the model lies."""
-    first, last, start = run.history[0], run.history[-1], run.config.hyperparameters
+    first, last, start = run.history[0], run.history[-1], run.config.hyperparameters.starts()
     lines = [
         f"architecture: {run.model.genotype}",
         *_learning_rates(run),
-        f"weight decay: {start.weight_decay:g} -> {last['weight_decay']:g}",
+        f"weight decay: {start[1]:g} -> {last['weight_decay']:g}",
+        *(
+            f"{name.replace('_', ' ')}: {getattr(run.config.hyperparameters, name):g} -> {last[name]:g}"
+            for name in ("momentum", "label_smoothing")
+            if name in run.config.hyperparameters.learned()
+        ),
     ]
     if last["policy_top_pairs"]:
         lines.append(
@@ -86,7 +91,7 @@ def summary(run: Run, out: str | Path) -> str:
 
 
 def _learning_rates(run: Run) -> list[str]:
-    last, start = run.history[-1], run.config.hyperparameters.learning_rate
+    last, (start, _) = run.history[-1], run.config.hyperparameters.starts()
     if last["head_learning_rate"] == "":
         return [f"learning rate: {start:g} -> {last['learning_rate']:g} (peak of the schedule)"]
     return [

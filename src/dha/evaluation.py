@@ -81,7 +81,7 @@ def diverged(config: Config) -> DhaError:
     """Return the error of a training whose loss is not a number any more."""
     return DhaError(
         f"the training has diverged, its loss is not a number: start from a lower hyperparameters.learning_rate than "
-        f"{config.hyperparameters.learning_rate:g}, or from other weights if the network was brought"
+        f"{config.hyperparameters.starts()[0]:g}, or from other weights if the network was brought"
     )
 
 

@@ -210,7 +210,7 @@ def train(
                 raise diverged(config)
             retries += 1
             state.load_state_dict(joint.fabric.broadcast(checkpoints.latest()["run"]), clock=False)
-            joint.sgd.slow_down(0.5**retries)
+            joint.optimizer.slow_down(0.5**retries)
             continue
         position.totals = summed(position.totals, joint.fabric)
         side = joint.side(progress)

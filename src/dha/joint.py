@@ -24,7 +24,16 @@ from dha.augmentation import (
 from dha.config import Config, learned_parts
 from dha.data import Preprocessing
 from dha.engine import HostCopy, WeightAverage, averaged, check_agreed, everywhere, gathered, undisturbed
-from dha.hyperparameters import LearnedScalar, LearnedSGD, cosine_schedule, norm
+from dha.hyperparameters import (
+    LateScalar,
+    LearnedAdamW,
+    LearnedScalar,
+    LearnedSGD,
+    cosine,
+    cosine_schedule,
+    norm,
+    smoothing_direction,
+)
 from dha.resizing import pixels, training_side
 
 BACKBONE = 0.15
@@ -33,6 +42,12 @@ BACKBONE = 0.15
 A peak of .03, where that of the head is .2: weights that were trained before are not to be lost before the rate that
 suits them has been learned.
 """
+
+BOXES = {"sgd": ((1e-4, 1.0), (1e-6, 1e-2)), "adamw": ((1e-6, 0.1), (1e-4, 1.0))}
+"""Lowest and highest learning rate, and weight decay, that may be learned."""
+
+FRICTIONS, SMOOTHINGS = (0.01, 0.5), (1e-3, 0.3)
+"""The same of 1 - momentum, and of label smoothing."""
 
 CLIP = 1.0
 """The largest norm of the gradient of a network that was brought: nothing is known that keeps it from diverging."""
@@ -79,17 +94,23 @@ class JointTraining:
         self.policy, self.validation, self.preprocessing = policy, validation, preprocessing
         self.config, self.fabric, self.generator = config, fabric, generator
         self.limits, self.head, self.given = limits, head, config.network is not None
-        self.smoothing = settings.label_smoothing
-        self.learns_hyperparameters = "hyperparameters" in learned_parts(config.learn)
+        self.learned = settings.learned()
+        self.learns_hyperparameters = "hyperparameters" in learned_parts(config.learn) and bool(self.learned)
         self.by_validation = config.augmentation.rule == "validation"
         self.needs_validation = (
             self.learns_hyperparameters
             or (policy is not None and self.by_validation)
             or config.architecture.loss == "validation"
         )
-        starts = [BACKBONE * settings.learning_rate, settings.learning_rate] if head else [settings.learning_rate]
-        self.peaks = [LearnedScalar(start, 1e-4, 1.0, fabric.device) for start in starts]
-        self.weight_decay = LearnedScalar(settings.weight_decay, 1e-6, 1e-2, fabric.device)
+        rate, decay = settings.starts()
+        rates, decays = BOXES[settings.optimizer]
+        starts = [BACKBONE * rate, rate] if head else [rate]
+        self.peaks = [LearnedScalar(start, *rates, fabric.device) for start in starts]
+        # What is not learned is held by a box without room; learning rates need theirs, to be slowed down.
+        decays = decays if "weight_decay" in self.learned else (decay, decay)
+        self.weight_decay = LearnedScalar(decay, *decays, fabric.device)
+        self.friction = LateScalar(1 - settings.momentum, *FRICTIONS, fabric.device)
+        self.smoothing = LateScalar(settings.label_smoothing, *SMOOTHINGS, fabric.device)
         self.rule = None
         if policy is not None and config.augmentation.rule == "generalisation":
             augmentation = config.augmentation
@@ -119,11 +140,12 @@ class JointTraining:
         self.others = [m for m in network.modules() if self.given and not isinstance(m, BatchNorm)]
         groups = [[p for n, p in named.items() if n not in self.head], [p for n, p in named.items() if n in self.head]]
         settings = self.config.hyperparameters
-        self.sgd = LearnedSGD(
+        self.optimizer = (LearnedAdamW if settings.optimizer == "adamw" else LearnedSGD)(
             groups[: len(self.peaks)],
             self.peaks,
             self.weight_decay,
             momentum=settings.momentum,
+            friction=self.friction if "momentum" in self.learned else None,
             horizon=settings.horizon,
             resting_cosine=settings.resting_cosine,
             clip=CLIP if self.given else None,
@@ -156,7 +178,7 @@ class JointTraining:
         inputs = self._normalise(smaller)
 
         logits = self.network(inputs)
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing.late)
         self.fabric.backward(losses.mean())
         sound = everywhere(losses.detach().isfinite().all(), self.fabric)
         self.skipped += ~sound
@@ -165,24 +187,33 @@ class JointTraining:
                 self._step_codes()
             self.code_optimizer.zero_grad()
         # Candidates that the architecture does not use have no gradient.
-        active = self.sgd.active()
+        active = self.optimizer.active()
         schedule = cosine_schedule(progress, self.config.hyperparameters.warmup)
         if due and self.learns_hyperparameters:
-            self.sgd.look(progress)
-        self.sgd.step(schedule, sound)
+            self.optimizer.look(progress)
+        self.optimizer.step(schedule, sound)
 
         if due:
             self._update_policy()
-            held_out = self._held_out_gradient(active, self.side(progress)) if self.needs_validation else []
+            # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
+            smoothing = self.config.hyperparameters.label_smoothing
+            held_out = self._held_out_gradient(active, self.side(progress), smoothing) if self.needs_validation else []
             if self.searching and self.config.architecture.loss == "validation":
                 self._step_codes()
                 self.code_optimizer.zero_grad()
             if self.learns_hyperparameters:
-                self.sgd.learn(active, held_out, self.config.hyperparameters.rate * schedule)
+                rate = self.config.hyperparameters.rate * schedule
+                self.optimizer.learn(active, held_out, rate, learning_rates="learning_rate" in self.learned)
+                if "label_smoothing" in self.learned:
+                    with undisturbed(self.norms, self.others), self.fabric.autocast():
+                        smoother = averaged(smoothing_direction(self.plain(inputs), labels, active), self.fabric)
+                    # Judged without any: a loss that is smoothed itself wants what it is smoothed by.
+                    plain = self._held_out_gradient(active, self.side(progress), smoothing=0.0)
+                    self.smoothing.move(cosine(plain, smoother), rate)
             if draws is not None and self.rule is None:
                 signal = self._alignments(inputs, labels, active, held_out) if self.by_validation else losses.detach()
                 self.pending = draws.pairs, HostCopy(gathered(signal, self.fabric))
-        self.sgd.zero_grad()
+        self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(progress)
         self.steps += 1
@@ -214,7 +245,7 @@ class JointTraining:
         self.recently_skipped = int(before) - self.known_skipped
         self.known_skipped = int(before)
         if self.recently_skipped:
-            self.sgd.slow_down(0.5)
+            self.optimizer.slow_down(0.5)
             # A pass that overflowed has left its mark in the running statistics, which would never fade.
             for norm in self.norms:
                 for statistics, neutral in ((norm.running_mean, 0.0), (norm.running_var, 1.0)):
@@ -228,12 +259,11 @@ class JointTraining:
                 codes.compressed.grad.nan_to_num_(0.0, 0.0, 0.0)
         self.code_optimizer.step()
 
-    def _held_out_gradient(self, active: Sequence[Tensor], side: int) -> Sequence[Tensor]:
+    def _held_out_gradient(self, active: Sequence[Tensor], side: int, smoothing: float) -> Sequence[Tensor]:
         images, labels = next(self.validation)
         # Past Fabric's wrapper, which wants every backward pass to be one of training.
         with undisturbed(self.norms, self.others), self.fabric.autocast():
-            # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
-            loss = F.cross_entropy(self.plain(self.inputs(images, side)), labels, label_smoothing=self.smoothing)
+            loss = F.cross_entropy(self.plain(self.inputs(images, side)), labels, label_smoothing=smoothing)
         if not (self.searching and self.config.architecture.loss == "validation"):
             return averaged(torch.autograd.grad(loss, active, materialize_grads=True), self.fabric)
         compressed = [c.compressed for c in self.codes]

@@ -28,6 +28,9 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
         resolved.batch_size = 128 if len(splits.train) >= 2000 else 64
     if config.budget is None and config.epochs is None:
         resolved.budget = min(1200.0, max(30.0, 0.04 * len(splits.train)))
+    hyperparameters = resolved.hyperparameters
+    hyperparameters.learning_rate, hyperparameters.weight_decay = hyperparameters.starts()
+    hyperparameters.learn = ",".join(hyperparameters.learned()) or "none"
     if config.network is None:
         space, size = choose_size(resolved, len(splits.train), len(splits.classes), preprocessing, fabric)
         resolved.space = space  # pyright: ignore[reportAttributeAccessIssue]

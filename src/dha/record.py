@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 from dha.architecture import genotype_of
-from dha.config import Config, config_dict
+from dha.config import LEARNED, Config, config_dict
 from dha.data import Source, Splits
 from dha.engine import lock, write_bytes, write_text
 from dha.errors import DhaError
@@ -106,8 +106,10 @@ def row(
         "validation_accuracy": "" if validation is None else round(validation[1], 5),
         "learning_rate": float(f"{joint.peaks[0].value.item():.4g}"),
         "head_learning_rate": float(f"{joint.peaks[1].value.item():.4g}") if joint.head else "",
-        "scheduled_learning_rate": float(f"{float(joint.sgd.optimizer.param_groups[0]['lr']):.4g}"),
+        "scheduled_learning_rate": float(f"{float(joint.optimizer.optimizer.param_groups[0]['lr']):.4g}"),
         "weight_decay": float(f"{joint.weight_decay.value.item():.4g}"),
+        "momentum": float(f"{1 - joint.friction.value.item():.4g}"),
+        "label_smoothing": float(f"{joint.smoothing.value.item():.4g}"),
         "policy_entropy": "",
         "policy_top_pairs": "",
         "searching": int(joint.searching),
@@ -136,7 +138,7 @@ def metrics(folder: Path | None, history: list[dict[str, Any]]) -> None:
 
 def learned(joint: JointTraining, history: list[dict[str, Any]], test_accuracy: float | None) -> dict[str, Any]:
     """Return what ``model.json`` says beside the network: policy, course of the hyper-parameters, results."""
-    names = ("epoch", "learning_rate", "head_learning_rate", "scheduled_learning_rate", "weight_decay")
+    names = ("epoch", "learning_rate", "head_learning_rate", "scheduled_learning_rate", *LEARNED[1:])
     last = history[-1] if history else {}
     validated = [values["validation_accuracy"] for values in history if values["validation_accuracy"] != ""]
     return {

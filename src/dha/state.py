@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dha.augmentation import Draws
-from dha.config import PARTS, Config, config_dict, learned_parts
+from dha.config import LEARNED, PARTS, Config, config_dict, learned_parts
 from dha.data import Batches, Splits
 from dha.engine import Budget, HostCopy
 from dha.errors import DhaError
@@ -131,7 +131,8 @@ def resumed_config(given: Config, saved: Mapping[str, Any]) -> Config:
             value = getattr(wanted, name)
             begun = value if name in OF_THE_MACHINE else values[name]
             if name == "learn":
-                value = ",".join(learned_parts(value)) or "none"
+                names = LEARNED if prefix else PARTS
+                value = ",".join(learned_parts(value, names, f"{prefix}learn")) or "none"
             same = value in (begun, getattr(default, name)) or (name == "network" and not isinstance(value, str))
             if not same:
                 raise DhaError(
@@ -149,7 +150,8 @@ def _joint_state(joint: JointTraining) -> dict[str, Any]:
     state: dict[str, Any] = {
         "found": joint.found,
         "network": joint.plain.state_dict(),
-        "sgd": joint.sgd.state_dict(),
+        "optimizer": joint.optimizer.state_dict(),
+        "smoothing": joint.smoothing.state_dict(),
         "skipped": joint.skipped,
         "known_skipped": joint.known_skipped,
         "looked": joint.looked.wait(),
@@ -182,7 +184,8 @@ def _load_joint(joint: JointTraining, state: Mapping[str, Any]) -> None:
             codes.take(chosen.to(codes.chosen))
         joint.finish_search()
     joint.plain.load_state_dict(state["network"])
-    joint.sgd.load_state_dict(state["sgd"])
+    joint.optimizer.load_state_dict(state["optimizer"])
+    joint.smoothing.load_state_dict(state["smoothing"])
     joint.skipped.copy_(state["skipped"])
     joint.known_skipped, joint.looked = state["known_skipped"], HostCopy(state["looked"])
     joint.recently_skipped = 0

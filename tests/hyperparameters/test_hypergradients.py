@@ -1,4 +1,4 @@
-"""Each closed form against autograd through one real step of SGD."""
+"""Each closed form against autograd through one real step of SGD or AdamW, or through five."""
 
 import pytest
 import torch
@@ -6,11 +6,15 @@ from torch import nn
 
 from dha.engine import MovingAverage
 from dha.hyperparameters import (
+    LearnedScalar,
+    adamw_momentum_gradient,
+    adamw_update,
     cosine,
     dot,
     learning_rate_gradient,
     momentum_gradient,
     norm,
+    smoothing_direction,
     weight_decay_gradient,
 )
 
@@ -65,6 +69,96 @@ def test_closed_form_against_autograd_through_the_step(which):
     }
     assert abs(oracle[which]) > 1e-6
     torch.testing.assert_close(closed[which], oracle[which], rtol=1e-4, atol=0)
+
+
+def test_label_smoothing_against_autograd_through_the_step():
+    torch.manual_seed(0)
+    (inputs, unseen), weights = torch.randn(2, 16, 6).double(), torch.randn(6, 3, requires_grad=True).double()
+    labels, truth = torch.randint(3, (16,)), torch.randint(3, (16,))
+    share = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    targets = (1 - share) * nn.functional.one_hot(labels, 3) + share / 3
+    loss = nn.functional.cross_entropy(inputs @ weights, targets)
+    (gradient,) = torch.autograd.grad(loss, weights, create_graph=True)
+    after = weights.detach() - 0.5 * gradient
+    (oracle,) = torch.autograd.grad(nn.functional.cross_entropy(unseen @ after, truth), share)
+
+    after = after.detach().requires_grad_()
+    g_v = torch.autograd.grad(nn.functional.cross_entropy(unseen @ after, truth), after)
+    direction = smoothing_direction(inputs @ weights, labels, [weights])
+    assert abs(oracle) > 1e-3
+    torch.testing.assert_close(-0.5 * dot(g_v, direction), oracle)
+
+
+@pytest.mark.parametrize(("count", "noise"), [(1000, 0.0), (40, 0.5)])
+def test_label_smoothing_falls_where_labels_can_be_trusted_and_rises_where_they_cannot(count, noise):
+    # 60 weights a class: 40 images are learned by heart, however wrong their labels are.
+    share, true, weights = LearnedScalar(0.05, 1e-3, 0.3), torch.randn(60, 3), torch.zeros(60, 3, requires_grad=True)
+    images = torch.randn(count + 500, 60)
+    labels = (images @ true).argmax(1)
+    labels = torch.where(torch.rand(len(labels)) < noise, torch.randint(3, labels.shape), labels)
+    for _ in range(200):
+        smoothing = share.value.item()
+        loss = nn.functional.cross_entropy(images[:count] @ weights, labels[:count], label_smoothing=smoothing)
+        (gradient,) = torch.autograd.grad(loss, weights)
+        weights = (weights.detach() - 0.5 * gradient).requires_grad_()
+        held_out = nn.functional.cross_entropy(images[count:] @ weights, labels[count:])
+        direction = smoothing_direction(images[:count] @ weights, labels[:count], [weights])
+        share.move(cosine(torch.autograd.grad(held_out, weights), direction), rate=0.1)
+    assert share.value > 0.2 if noise else share.value < 0.02
+
+
+def adamw_step(theta, averages, squares, gradients, count, lr, wd, beta1):
+    """One step as in the paper, in operations that autograd can follow; betas (beta1, .99), epsilon 1e-6."""
+    averages = [beta1 * m + (1 - beta1) * g for m, g in zip(averages, gradients, strict=True)]
+    squares = [0.99 * v + 0.01 * g * g for v, g in zip(squares, gradients, strict=True)]
+    after = [
+        w - lr * (m / (1 - beta1**count) / ((v / (1 - 0.99**count)).sqrt() + 1e-6) + wd * w)
+        for w, m, v in zip(theta, averages, squares, strict=True)
+    ]
+    return averages, squares, after
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("which", ["learning_rate", "weight_decay", "momentum"])
+def test_closed_forms_of_adamw_against_autograd_through_the_step(which, count):
+    torch.manual_seed(0)
+    shapes = (4, 3), (4,)
+    theta, gradients, target = ([torch.randn(s, dtype=torch.float64) for s in shapes] for _ in range(3))
+    averages, squares = ([c * torch.rand(s, dtype=torch.float64) for s in shapes] for c in (0.3, 0.5))
+    lr, wd, beta1 = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.05, 0.2, 0.8))
+    _, squares_after, after = adamw_step(theta, averages, squares, gradients, count, lr, wd, beta1)
+    loss = torch.stack([((w - t) ** 4).sum() for w, t in zip(after, target, strict=True)]).sum()
+    names = ("learning_rate", "weight_decay", "momentum")
+    oracle = dict(zip(names, torch.autograd.grad(loss, [lr, wd, beta1]), strict=True))
+
+    averages_after = [0.8 * m + 0.2 * g for m, g in zip(averages, gradients, strict=True)]
+    g_v = [4 * (w.detach() - t) ** 3 for w, t in zip(after, target, strict=True)]
+    constants = {"count": count, "betas": (0.8, 0.99), "epsilon": 1e-6}
+    update = adamw_update(theta, averages_after, squares_after, weight_decay=0.2, **constants)
+    closed = {
+        "learning_rate": learning_rate_gradient(g_v, update),
+        "weight_decay": weight_decay_gradient(g_v, theta, 0.05),
+        "momentum": adamw_momentum_gradient(g_v, gradients, averages, squares_after, learning_rate=0.05, **constants),
+    }
+    assert abs(oracle[which]) > 1e-3
+    torch.testing.assert_close(closed[which], oracle[which], rtol=1e-10, atol=0)
+
+
+def test_the_adamw_of_the_formulas_is_that_of_torch():
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(5, dtype=torch.float64))
+    theta = [weight.detach().clone()]
+    averages, squares = [torch.zeros_like(theta[0])], [torch.zeros_like(theta[0])]
+    optimizer = torch.optim.AdamW([weight], lr=0.05, betas=(0.8, 0.99), eps=1e-6, weight_decay=0.2)
+    for count in range(1, 4):
+        gradient = torch.randn(5, dtype=torch.float64)
+        weight.grad = gradient.clone()
+        optimizer.step()
+        averages, squares, after = adamw_step(theta, averages, squares, [gradient], count, 0.05, 0.2, 0.8)
+        torch.testing.assert_close(weight.detach(), after[0])
+        (update,) = adamw_update(theta, averages, squares, count, 0.2, (0.8, 0.99), 1e-6)
+        torch.testing.assert_close(theta[0] - 0.05 * update, after[0])
+        theta = after
 
 
 def test_longer_horizon_against_differentiation_through_five_steps():

@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from dha.hyperparameters import LearnedScalar, cosine_schedule
+from dha.hyperparameters import LateScalar, LearnedScalar, cosine_schedule
 
 
 def test_schedule_warms_up_peaks_and_ends_at_zero():
@@ -48,3 +48,13 @@ def test_hypergradient_descent_brings_a_bad_learning_rate_towards_a_good_one(ini
         direction = torch.nn.functional.cosine_similarity(10 * weights, update, dim=0)
         scalar.move(direction, rate=0.2)
     assert 0.05 < scalar.value.item() < 0.2
+
+
+def test_a_late_scalar_is_one_move_behind_on_the_host():
+    scalar = LateScalar(0.1, 1e-3, 1.0)
+    values = [0.1]
+    for _ in range(3):
+        assert scalar.late == pytest.approx(values[-1] if len(values) == 1 else values[-2])
+        scalar.move(torch.tensor(0.5), rate=0.2)
+        values.append(scalar.value.item())
+    assert values == pytest.approx([0.1 * math.exp(0.1 * moves) for moves in range(4)])

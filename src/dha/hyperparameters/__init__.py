@@ -1,24 +1,32 @@
-"""Learned hyper-parameters: hypergradients, schedules, and the optimiser that learns its own learning rates."""
+"""Learned hyper-parameters: hypergradients, schedules, and the optimisers that learn their own learning rates."""
 
 from dha.hyperparameters.hypergradients import (
+    adamw_momentum_gradient,
+    adamw_update,
     cosine,
     dot,
     learning_rate_gradient,
     momentum_gradient,
     norm,
+    smoothing_direction,
     weight_decay_gradient,
 )
-from dha.hyperparameters.learned_sgd import LearnedSGD
-from dha.hyperparameters.schedule import LearnedScalar, cosine_schedule
+from dha.hyperparameters.learned_optimizer import LearnedAdamW, LearnedSGD
+from dha.hyperparameters.schedule import LateScalar, LearnedScalar, cosine_schedule
 
 __all__ = [
+    "LateScalar",
+    "LearnedAdamW",
     "LearnedSGD",
     "LearnedScalar",
+    "adamw_momentum_gradient",
+    "adamw_update",
     "cosine",
     "cosine_schedule",
     "dot",
     "learning_rate_gradient",
     "momentum_gradient",
     "norm",
+    "smoothing_direction",
     "weight_decay_gradient",
 ]

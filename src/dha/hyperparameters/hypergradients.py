@@ -1,17 +1,19 @@
-"""One-step hypergradients of SGD with momentum, in closed form.
+"""One-step hypergradients of SGD with momentum and of AdamW, in closed form.
 
-The step is ``m' = momentum * m + g + weight_decay * theta`` and ``theta' = theta - lr * m'``. With ``g_v`` the gradient
-of the validation loss at theta', the chain rule gives each derivative as an inner product, so no graph of the step is
-kept.
+The step of SGD is ``m' = momentum * m + g + weight_decay * theta`` and ``theta' = theta - lr * m'``; that of AdamW is
+``theta' = theta - lr * u`` with the ``u`` of ``adamw_update``. With ``g_v`` the gradient of the validation loss at
+theta', the chain rule gives each derivative as an inner product, so no graph of the step is kept. Learning rate and
+weight decay have the same formulas in both.
 
 Source: DHA (Zhou et al., TMLR 2022), eq. 7-9; hypergradient descent (Baydin et al., ICLR 2018) is the case g_v = next
-training gradient.
+training gradient. AdamW: Loshchilov & Hutter (ICLR 2019), algorithm 2.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Tensors = Sequence[Tensor]
 
@@ -32,7 +34,7 @@ def cosine(a: Tensors, b: Tensors) -> Tensor:
 
 
 def learning_rate_gradient(validation_gradient: Tensors, update: Tensors) -> Tensor:
-    """Return d L_val / d lr = -<g_v, m'> for the update direction ``m'`` that the step took."""
+    """Return d L_val / d lr = -<g_v, m'> for the update that the step took, ``m'`` or ``u``."""
     return -dot(validation_gradient, update)
 
 
@@ -44,3 +46,78 @@ def weight_decay_gradient(validation_gradient: Tensors, weights: Tensors, learni
 def momentum_gradient(validation_gradient: Tensors, buffers: Tensors, learning_rate: Tensor | float) -> Tensor:
     """Return d L_val / d momentum = -lr <g_v, m> for the momentum buffers ``m`` before the step."""
     return -learning_rate * dot(validation_gradient, buffers)
+
+
+def smoothing_direction(logits: Tensor, labels: Tensor, weights: Tensors) -> Tensors:
+    """Return how the gradient of the mean training loss changes with label smoothing s, in the shapes of ``weights``.
+
+    The smoothed loss is (1 - s) CE + s U, where U is the cross-entropy against equal shares of all classes, so that the
+    direction is the gradient of U - CE, whatever s is. A step of SGD gives d L_val / d s = -lr <g_v, direction>.
+
+    Args:
+        logits: (N, classes), with the graph that leads to ``weights``.
+        labels: int64, (N,).
+        weights: those that the step moves.
+    """
+    change = F.cross_entropy(logits, labels, label_smoothing=1.0) - F.cross_entropy(logits, labels)
+    return torch.autograd.grad(change, list(weights), materialize_grads=True)
+
+
+def adamw_update(
+    weights: Tensors,
+    averages: Tensors,
+    squares: Tensors,
+    count: int,
+    weight_decay: Tensor | float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+) -> list[Tensor]:
+    """Return the update ``u`` of AdamW, whose step is ``theta' = theta - lr * u``.
+
+    Args:
+        weights: theta, before the step.
+        averages: the moving averages of gradients, with that of this step in them.
+        squares: the same of squared gradients.
+        count: steps taken, with this one; at least 1.
+        weight_decay: decoupled from the gradient.
+        betas: how much is kept of each average in a step, in [0, 1).
+        epsilon: added to the root of the squares.
+    """
+    scales = _adam_scales(squares, count, betas, epsilon)
+    correction = 1 - betas[0] ** count
+    return [m / (correction * d) + weight_decay * w for w, m, d in zip(weights, averages, scales, strict=True)]
+
+
+def adamw_momentum_gradient(
+    validation_gradient: Tensors,
+    gradients: Tensors,
+    averages: Tensors,
+    squares: Tensors,
+    count: int,
+    learning_rate: Tensor | float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+) -> Tensor:
+    """Return d L_val / d beta1 = -lr <g_v, du / d beta1> of AdamW, through average and bias correction.
+
+    Args:
+        validation_gradient: g_v.
+        gradients: of the training loss, in this step.
+        averages: the moving averages of gradients before the step.
+        squares: the moving averages of squared gradients, with that of this step in them.
+        count: steps taken, with this one; at least 1.
+        learning_rate: of this step.
+        betas: how much is kept of each average in a step, in [0, 1).
+        epsilon: added to the root of the squares.
+    """
+    beta, correction = betas[0], 1 - betas[0] ** count
+    correction_slope = count * beta ** (count - 1) / correction**2
+    moves = [
+        ((m - g) / correction + (beta * m + (1 - beta) * g) * correction_slope) / d
+        for g, m, d in zip(gradients, averages, _adam_scales(squares, count, betas, epsilon), strict=True)
+    ]
+    return -learning_rate * dot(validation_gradient, moves)
+
+
+def _adam_scales(squares: Tensors, count: int, betas: tuple[float, float], epsilon: float) -> list[Tensor]:
+    return [(v / (1 - betas[1] ** count)).sqrt() + epsilon for v in squares]

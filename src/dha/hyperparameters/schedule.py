@@ -1,9 +1,13 @@
-"""The base schedule of the learning rate, and a positive hyper-parameter that is learned on top of it."""
+"""The base schedule of the learning rate, and positive hyper-parameters that are learned."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from dha.engine import HostCopy
 
 
 def cosine_schedule(progress: float, warmup: float = 0.05) -> float:
@@ -40,3 +44,34 @@ class LearnedScalar:
     def move(self, direction: Tensor, rate: float) -> None:
         """Multiply the value by ``exp(rate * direction)``, for a ``direction`` of order 1, and keep it in the box."""
         self.value.mul_(torch.exp(rate * direction.nan_to_num())).clamp_(self.low, self.high)
+
+
+class LateScalar(LearnedScalar):
+    """A learned scalar for code that wants a plain number: there it arrives one move late, so that nothing waits.
+
+    Args:
+        initial, low, high, device: as in ``LearnedScalar``.
+
+    Attributes:
+        late: the value before the latest move, a number on the host.
+    """
+
+    def __init__(self, initial: float, low: float, high: float, device: torch.device | str = "cpu") -> None:
+        super().__init__(initial, low, high, device)
+        self.late = initial
+        self.copy = HostCopy(self.value.clone())
+
+    def move(self, direction: Tensor, rate: float) -> None:
+        """Move the value as a ``LearnedScalar``, and take up on the host what the move before this one made of it."""
+        self.late = self.copy.wait().item()
+        super().move(direction, rate)
+        self.copy = HostCopy(self.value.clone())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the value, and what of it is in use and on its way to the host."""
+        return {"value": self.value, "late": self.late, "copy": self.copy.wait()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        self.value.copy_(state["value"])
+        self.late, self.copy = state["late"], HostCopy(state["copy"])

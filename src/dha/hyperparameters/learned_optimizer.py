@@ -1,0 +1,235 @@
+"""SGD and AdamW whose learning rates and weight decay are learned while they train, looking back over a horizon."""
+
+# torch documents its `_foreach` functions but leaves them out of its type stubs.
+# pyright: reportPrivateImportUsage=false
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dha.engine import MovingAverage
+from dha.hyperparameters.hypergradients import cosine
+from dha.hyperparameters.schedule import LateScalar, LearnedScalar
+
+
+class LearnedOptimizer(ABC):
+    """What ``LearnedSGD`` and ``LearnedAdamW`` share: a learning rate for each group of weights, and one weight decay.
+
+    What is learned from is the gradient g_v of the validation loss at the new weights: the derivative of the weights
+    with respect to the logarithm of a learning rate, in discounted forward mode and to first order, is how far they
+    have come from their moving average, so that
+
+        log lr += rate (cos(g_v, average - theta) - resting_cosine),    log wd += rate cos(g_v, average),
+
+    whatever the optimiser makes of a gradient, as long as its step is in proportion to the learning rate. A momentum is
+    learned, where it is, at a constant length of the steps: more of it puts older gradients in the place of the newest,
+
+        log (1 - momentum) -= rate cos(g_v, average gradient - newest gradient),
+
+    both scaled as the optimiser scales a step. This looks at the last step alone.
+
+    Source: forward-mode hypergradients with discount (MARTHE, Donini et al., IJCAI 2020), in the scale-free form of
+    ``LearnedScalar``; with a horizon of 0, DHA (Zhou et al., TMLR 2022), eq. 7-9.
+
+    Args:
+        groups: weights that share a learning rate.
+        peaks: the learning rate of each group at the peak of the schedule; learned in place.
+        weight_decay: coefficient of all weights; learned in place.
+        momentum: in [0, 1).
+        friction: 1 minus the momentum that is used, where that is to be learned; learned in place. The learning rates
+            are then those for ``momentum``.
+        horizon: share of the run that the average goes back over; 0 looks at the last step alone.
+        resting_cosine: cosine at which a learning rate stays where it is.
+        clip: the largest norm of the gradient of all weights together; None for no limit.
+
+    Attributes:
+        optimizer: the optimiser of torch that moves the weights, without its weight decay.
+    """
+
+    optimizer: torch.optim.Optimizer
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[Tensor]],
+        peaks: Sequence[LearnedScalar],
+        weight_decay: LearnedScalar,
+        *,
+        momentum: float = 0.9,
+        friction: LateScalar | None = None,
+        horizon: float = 0.25,
+        resting_cosine: float = -0.005,
+        clip: float | None = None,
+    ) -> None:
+        self.peaks, self.weight_decay, self.friction = list(peaks), weight_decay, friction
+        self.momentum = momentum
+        self.resting_cosine, self.clip = resting_cosine, clip
+        self.weights = [weight for group in groups for weight in group]
+        # Fused, because those are the steps of torch that read a learning rate from the device without waiting for it.
+        self.optimizer = self._optimizer(
+            [{"params": list(group), "lr": peak.value} for group, peak in zip(groups, self.peaks, strict=True)],
+            momentum,
+        )
+        self.trail = MovingAverage(self.weights, horizon)
+
+    @abstractmethod
+    def _optimizer(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
+        """Return the optimiser of torch, fused and without weight decay."""
+
+    @abstractmethod
+    def _decay(self, weights: list[Tensor], gradients: list[Tensor], sound: Tensor | None) -> None:
+        """Let the weights decay if the step is sound, or their gradients know of it; learning rates are set by then."""
+
+    @abstractmethod
+    def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
+        """Set learning rate and momentum of a group; the rate is that for ``self.momentum``."""
+
+    @abstractmethod
+    def _older(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the average gradient minus the newest, as they are scaled in a step that has just been made."""
+
+    def active(self) -> list[Tensor]:
+        """Return the weights that have a gradient: others neither move nor decay."""
+        return [weight for weight in self.weights if weight.grad is not None]
+
+    def look(self, progress: float) -> None:
+        """Take the weights into the average, before a step that is to be learned from.
+
+        Args:
+            progress: share of the run that is over, in [0, 1].
+        """
+        self.trail.update(progress)
+
+    @torch.no_grad()
+    def step(self, schedule: float, sound: Tensor | None = None) -> None:
+        """Move the weights.
+
+        Args:
+            schedule: share of the peak learning rates, in [0, 1].
+            sound: bool, without dimensions, on the device: where it is false nothing moves. True when not given.
+        """
+        weights = self.active()
+        gradients = _gradients(weights)
+        if self.clip is not None:
+            length = torch.stack(torch._foreach_norm(gradients)).norm()
+            torch._foreach_mul_(gradients, (self.clip / length).clamp_max(1.0))
+        momentum = self.momentum if self.friction is None else 1 - self.friction.late
+        for peak, group in zip(self.peaks, self.optimizer.param_groups, strict=True):
+            self._take(group, peak.value * schedule, momentum)
+        # Not left to the optimiser: the coefficient is learned, and lives on the device.
+        self._decay(weights, gradients, sound)
+        # What a gradient scaler would set: the fused step reads it on the device.
+        self.optimizer.found_inf = None if sound is None else (~sound).float()  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def learn(
+        self, weights: Sequence[Tensor], gradients: Sequence[Tensor], rate: float, learning_rates: bool = True
+    ) -> None:
+        """Move what is learned, learning rates and decay less as long as the average is shorter than its horizon.
+
+        Args:
+            weights: those that the last step has moved, with the gradients that it was made from.
+            gradients: of the validation loss at them, after that step.
+            rate: how far a logarithm moves where a cosine is 1.
+            learning_rates: whether the learning rates move, too.
+        """
+        if self.friction is not None:
+            self.friction.move(-cosine(gradients, self._older(weights)), rate)
+        rate *= self.trail.covered()
+        held_out = dict(zip(weights, gradients, strict=True))
+        past: dict[Tensor, Tensor] = dict(zip(self.weights, self.trail.values, strict=True))
+        for peak, group in zip(self.peaks, self.optimizer.param_groups, strict=True):
+            if not learning_rates:
+                break
+            moved = [weight for weight in group["params"] if weight in held_out]
+            way = torch._foreach_sub([past[weight] for weight in moved], moved)
+            peak.move(cosine([held_out[weight] for weight in moved], way) - self.resting_cosine, rate)
+        self.weight_decay.move(cosine(gradients, [past[weight] for weight in weights]), rate)
+
+    @torch.no_grad()
+    def slow_down(self, factor: float) -> None:
+        """Multiply the learning rates by ``factor``, within their bounds."""
+        for peak in self.peaks:
+            peak.value.mul_(factor).clamp_(peak.low, peak.high)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self.optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a step or ``learn`` depends on, beside the weights."""
+        state: dict[str, Any] = {"optimizer": self.optimizer.state_dict(), "trail": self.trail.state_dict()}
+        state["learned"] = [scalar.value for scalar in (*self.peaks, self.weight_decay)]
+        if self.friction is not None:
+            state["friction"] = self.friction.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned, with weights of the same shapes."""
+        self.optimizer.load_state_dict(dict(state["optimizer"]))
+        for scalar, saved in zip((*self.peaks, self.weight_decay), state["learned"], strict=True):
+            scalar.value.copy_(saved)
+        self.trail.load_state_dict(state["trail"])
+        if self.friction is not None:
+            self.friction.load_state_dict(state["friction"])
+
+
+class LearnedSGD(LearnedOptimizer):
+    """SGD with Nesterov momentum and L2 decay: a step is that of ``torch.optim.SGD``.
+
+    Arguments and learning rule are those of ``LearnedOptimizer``.
+    """
+
+    def _optimizer(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
+        # From the start, because the fused step wants all weights to have one, and some join later.
+        for weight in self.weights:
+            optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        return optimizer
+
+    def _decay(self, weights: list[Tensor], gradients: list[Tensor], sound: Tensor | None) -> None:
+        torch._foreach_add_(gradients, torch._foreach_mul(weights, self.weight_decay.value))
+
+    def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
+        # Gradients are added up, not averaged: a step grows with 1 / (1 - momentum).
+        group["lr"], group["momentum"] = rate * ((1 - momentum) / (1 - self.momentum)), momentum
+
+    def _older(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        share = 1 - self.optimizer.param_groups[0]["momentum"]
+        sums = [self.optimizer.state[weight]["momentum_buffer"] for weight in weights]
+        return torch._foreach_sub(torch._foreach_mul(sums, share), _gradients(weights))
+
+
+class LearnedAdamW(LearnedOptimizer):
+    """Adam with decoupled weight decay: a step is that of ``torch.optim.AdamW`` with its second beta, .999.
+
+    Arguments and learning rule are those of ``LearnedOptimizer``; ``momentum`` is the first beta.
+
+    Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), algorithm 2.
+    """
+
+    def _optimizer(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, betas=(momentum, 0.999), weight_decay=0.0, fused=True)
+
+    def _decay(self, weights: list[Tensor], gradients: list[Tensor], sound: Tensor | None) -> None:
+        for group in self.optimizer.param_groups:
+            moving = [weight for weight in group["params"] if weight.grad is not None]
+            if moving:
+                share = group["lr"] * self.weight_decay.value
+                torch._foreach_mul_(moving, 1 - (share if sound is None else share * sound))
+
+    def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
+        group["lr"], group["betas"] = rate, (momentum, 0.999)
+
+    def _older(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        states = [self.optimizer.state[weight] for weight in weights]
+        older = torch._foreach_sub([state["exp_avg"] for state in states], _gradients(weights))
+        scales = torch._foreach_sqrt([state["exp_avg_sq"] for state in states])
+        return torch._foreach_div(older, torch._foreach_add(scales, 1e-8))
+
+
+def _gradients(weights: Sequence[Tensor]) -> list[Tensor]:
+    return [weight.grad for weight in weights if weight.grad is not None]
