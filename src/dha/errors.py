@@ -5,6 +5,10 @@ class DhaError(ValueError):
     """Bad input, found before any long work starts: the message names the value, the place and the remedy."""
 
 
+class DataWarning(UserWarning):
+    """Labelled images can be trained on, but figures from them would say something else than they seem to."""
+
+
 class Interrupted(Exception):
     """A signal has ended a run after the step under way; what it has learned is saved.
 

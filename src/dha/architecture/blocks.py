@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import nn
 
 from dha.architecture.choice import SparseChoice, Sum
+from dha.architecture.genotype import whole
 from dha.errors import DhaError
 
 Table = Mapping[str, Callable[[], nn.Sequential]]
@@ -49,14 +50,14 @@ class BlockGenotype:
             DhaError: if a key is missing or a size is out of range.
         """
         try:
-            sizes = [int(data[name]) for name in ("width", "depth", "resolution")]
+            sizes = [whole(data[name]) for name in ("width", "depth", "resolution")]
             blocks = tuple(tuple(str(name) for name in block) for block in data["blocks"])
             squeeze_excite = data.get("squeeze_excite", False) is True
             genotype = BlockGenotype(str(data["space"]), blocks, *sizes, squeeze_excite=squeeze_excite)
         except (KeyError, TypeError, ValueError) as error:
             raise DhaError(f"not a genotype of blocks ({error!r}): expected what dha wrote") from error
-        if not (1 <= sizes[0] <= 4096 and 1 <= sizes[1] <= 1000 and 4 <= sizes[2] <= 2048):
-            raise DhaError(f"genotype with width, depth, resolution = {sizes}: expected 1..4096, 1..1000, 4..2048")
+        if not (1 <= sizes[0] <= 4096 and 1 <= sizes[1] <= 100 and 4 <= sizes[2] <= 2048):
+            raise DhaError(f"genotype with width, depth, resolution = {sizes}: expected 1..4096, 1..100, 4..2048")
         return genotype
 
     def __str__(self) -> str:

@@ -41,7 +41,7 @@ class Genotype:
             DhaError: if a key is missing, an operation is unknown, an input does not exist, or a size is out of range.
         """
         try:
-            sizes = [int(data[name]) for name in ("cells", "channels", "resolution")]
+            sizes = [whole(data[name]) for name in ("cells", "channels", "resolution")]
             genotype = Genotype(_nodes(data["normal"]), _nodes(data["reduction"]), *sizes)
         except (KeyError, TypeError, ValueError) as error:
             raise DhaError(f"not a genotype of the cell space ({error!r}): expected what dha wrote") from error
@@ -59,15 +59,24 @@ class Genotype:
         return "\n".join(lines)
 
 
+def whole(value: object) -> int:
+    """Return a whole number of a file as it is; a ``TypeError`` where it is another value, that ``int`` would take."""
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.80} is no whole number")
+    return value
+
+
 def _input_name(index: int) -> str:
     return ("cell k-2", "cell k-1")[index] if index < 2 else f"node {index - 2}"
 
 
 def _nodes(data: Any) -> tuple[Node, ...]:
-    nodes = tuple(tuple((int(source), str(operation)) for source, operation in node) for node in data)
+    nodes = tuple(tuple((whole(source), str(operation)) for source, operation in node) for node in data)
     if not 1 <= len(nodes) <= 16:
         raise ValueError(f"{len(nodes)} nodes")
     for index, node in enumerate(nodes):
+        if not 1 <= len(node) <= 2 or len(set(node)) != len(node):
+            raise ValueError(f"{len(node)} inputs of node {index}, where 1 or 2 different ones are expected")
         for source, operation in node:
             if operation not in OPERATIONS:
                 raise ValueError(f"unknown operation {operation!r} in node {index}")

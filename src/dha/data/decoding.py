@@ -12,12 +12,15 @@ from dha.errors import DhaError
 
 ImageLike = str | Path | IO[bytes] | Image.Image
 
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""What files may hold, whatever their name says: Pillow hands others to programs (EPS to Ghostscript)."""
+
 _DEEP_GREY = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _GREY = _DEEP_GREY | {"1", "L", "LA", "F"}
 
 
 def read_image(image: ImageLike, channels: int, image_size: int, name: str = "") -> Tensor:
-    """Decode one image, turn it upright, and scale its central square to `image_size`.
+    """Decode one image (of an animation the first), turn it upright, and scale its central square to `image_size`.
 
     Args:
         image: path or open binary file of an image, or a Pillow image (which is left as it is).
@@ -29,17 +32,18 @@ def read_image(image: ImageLike, channels: int, image_size: int, name: str = "")
         uint8, (channels, S, S).
 
     Raises:
-        DhaError: if the image cannot be decoded.
+        DhaError: if the image cannot be decoded, or has more pixels than Pillow decodes (twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``), which is found before they are.
     """
     try:
         if isinstance(image, Image.Image):
             return _to_tensor(image, channels, image_size)
-        with Image.open(image) as opened:
+        with Image.open(image, formats=FORMATS) as opened:
             # The JPEG decoder may skip detail that the resize would drop; twice the size keeps the resize antialiased.
             opened.draft("L" if channels == 1 else "RGB", (2 * image_size, 2 * image_size))
             return _to_tensor(opened, channels, image_size)
     except Exception as error:  # a broken file makes Pillow raise nearly anything
-        raise DhaError(f"{_name(image, name)} cannot be read as an image ({type(error).__name__}: {error})") from error
+        raise _unreadable(image, name, error) from error
 
 
 def read_header(image: ImageLike) -> tuple[bool, int]:
@@ -54,10 +58,10 @@ def read_header(image: ImageLike) -> tuple[bool, int]:
     try:
         if isinstance(image, Image.Image):
             return image.mode in _GREY, min(image.size)
-        with Image.open(image) as opened:
+        with Image.open(image, formats=FORMATS) as opened:
             return opened.mode in _GREY, min(opened.size)
     except Exception as error:
-        raise DhaError(f"{_name(image)} cannot be read as an image ({type(error).__name__}: {error})") from error
+        raise _unreadable(image, "", error) from error
 
 
 def _to_tensor(image: Image.Image, channels: int, image_size: int) -> Tensor:
@@ -90,5 +94,11 @@ def _to_bytes(pixels: np.ndarray, white: int) -> np.ndarray:
     return np.rint(pixels.astype(np.float64) * (255 / white)).astype(np.uint8)
 
 
-def _name(image: ImageLike, name: str = "") -> str:
-    return name or (str(image) if isinstance(image, str | Path) else "the image")
+def _unreadable(image: ImageLike, name: str, error: Exception) -> DhaError:
+    name = name or (str(image) if isinstance(image, str | Path) else "the image")
+    # A line break in a file name would make two lines of one error, and not every byte of it can be printed.
+    name = name if name.isprintable() else repr(name)
+    if isinstance(error, Image.DecompressionBombError):
+        return DhaError(f"{name} is refused ({error}): scale it down or remove it")
+    said = str(error) if str(error).isprintable() else repr(str(error))
+    return DhaError(f"{name} cannot be read as an image ({type(error).__name__}: {said}): repair or remove it")

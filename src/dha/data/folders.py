@@ -20,7 +20,7 @@ def open_folder(folder: Path) -> Parts:
             `validation/`) and `test/` that do. Hidden files and folders are ignored.
 
     Raises:
-        DhaError: if there are no class folders, or one holds no images.
+        DhaError: if there are no class folders, or one holds no images or is a link to a folder that it lies in.
     """
     inner = {path.name.lower(): path for path in _folders(folder)}
     # A class may be called "train" too: then its images lie directly in it.
@@ -46,6 +46,8 @@ def _part(folder: Path) -> ItemPart:
     paths: list[Path] = []
     labels: list[str] = []
     for class_folder in classes:
+        if class_folder.is_symlink() and folder.resolve().is_relative_to(class_folder.resolve()):
+            raise DhaError(f"class folder {class_folder} is a link to a folder that it lies in; remove the link")
         found = _images(class_folder, "**/*")
         if not found:
             raise DhaError(

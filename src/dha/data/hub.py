@@ -133,6 +133,12 @@ def _labels(dataset: Any, place: str) -> np.ndarray | None:
         return None
     if len(unlabelled):
         raise DhaError(f"{place}: {column}[{unlabelled[0]}] is -1 (no label); filter such rows out")
+    unknown = np.flatnonzero(numbers >= len(feature.names))
+    if len(unknown):
+        raise DhaError(
+            f"{place}: {column}[{unknown[0]}] is {numbers[unknown[0]]}, but there are {len(feature.names)} classes; "
+            "correct the label or filter such rows out"
+        )
     return np.array(feature.names)[numbers]
 
 

@@ -52,7 +52,11 @@ def check_labels(labels: Any, count: int, place: str) -> np.ndarray:
     kinds = {isinstance(value, str) for value in values}
     if len(kinds) > 1:
         raise DhaError(f"{place} mix strings and numbers; pass one kind, for example with .astype(str)")
-    return np.array(values, dtype=str if kinds == {True} else np.int64)
+    try:
+        return np.array(values, dtype=str if kinds == {True} else np.int64)
+    except OverflowError as error:
+        big = next(index for index, value in enumerate(values) if not -(2**63) <= value < 2**63)
+        raise DhaError(f"{place}[{big}] is {values[big]}; pass whole numbers of 64 bits, or strings") from error
 
 
 def find_classes(labels: np.ndarray, declared: Sequence[str] | None = None) -> Classes:

@@ -116,8 +116,6 @@ class ItemPart:
                     if error is None:
                         good.append(index)
                     elif on_bad_image == "error":
-                        raise DhaError(
-                            f"{error}; repair or remove it, or leave it out with --on-bad-image skip"
-                        ) from error
+                        raise DhaError(f"{error}, or leave it out with --on-bad-image skip") from error
         kept = torch.tensor(good, dtype=torch.int64)
         return (images if len(kept) == len(images) else images[kept]), kept

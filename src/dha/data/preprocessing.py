@@ -1,5 +1,6 @@
 """What is done to every image before the network sees it, the same in training and in prediction."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from dha.errors import DhaError
 
+SMALLEST_SIZE = 4
+LARGEST_SIZE = 2048
+
 _CHUNK = 4096
 
 
@@ -18,13 +22,13 @@ class Preprocessing:
     """Describe the images that a network takes.
 
     Args:
-        image_size: side of the square images in pixels.
+        image_size: side of the square images in pixels, 4 to 2048.
         channels: 1 (grey) or 3 (RGB).
         mean: mean of each channel, of pixels in [0, 1].
         std: standard deviation of each channel, of pixels in [0, 1]; above 0.
 
     Raises:
-        DhaError: if channels is neither 1 nor 3, or mean or std do not fit it.
+        DhaError: if channels is neither 1 nor 3, mean or std do not fit it, or a value is out of range.
     """
 
     image_size: int
@@ -35,11 +39,15 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise DhaError(f"channels is {self.channels}; pass 1 (grey) or 3 (RGB)")
+        if not SMALLEST_SIZE <= self.image_size <= LARGEST_SIZE:
+            raise DhaError(f"image_size is {self.image_size}; pass {SMALLEST_SIZE} to {LARGEST_SIZE} pixels")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise DhaError(
                     f"{name} has {len(values)} values {values}; pass one for each of {self.channels} channels"
                 )
+            if not all(map(math.isfinite, values)):
+                raise DhaError(f"{name} is {values}; every value must be finite")
         if min(self.std) <= 0:
             raise DhaError(f"std is {self.std}; every value must be above 0")
 
@@ -70,7 +78,10 @@ class Preprocessing:
         if missing:
             raise DhaError(f"the preprocessing lacks {sorted(missing)}; it has {sorted(fields)}")
         mean, std = (tuple(float(value) for value in fields[key]) for key in ("mean", "std"))
-        return cls(int(fields["image_size"]), int(fields["channels"]), mean, std)
+        whole = [fields[key] for key in ("image_size", "channels")]
+        if any(type(value) is not int for value in whole):
+            raise DhaError(f"image_size, channels of the preprocessing are {whole!r:.80}; pass whole numbers")
+        return cls(*whole, mean, std)
 
 
 @lru_cache(maxsize=16)

@@ -17,10 +17,10 @@ from dha.data.hub import is_dataset_directory, open_dataset, open_dataset_direct
 from dha.data.images import LabelledImages
 from dha.data.labels import Classes, encode, find_classes
 from dha.data.parts import OnBadImage, Part, Parts
+from dha.data.preprocessing import SMALLEST_SIZE
 from dha.errors import DhaError
 
 LARGEST_DEFAULT_SIZE = 64
-SMALLEST_SIZE = 4
 
 _KINDS = (
     'a path (folder of class folders, .npz file, folder of train*.npz, saved data set), "digits", a name on the '

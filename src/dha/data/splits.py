@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dha.data.duplicates import warn_of_duplicates
 from dha.data.images import LabelledImages
 from dha.data.labels import Classes
 from dha.data.sources import Source
@@ -43,6 +44,9 @@ def split(source: Source, *, validation_fraction: float, test_fraction: float, s
     Returns:
         Disjoint parts with at least one image of each class in every part that was held out and in train.
 
+    Warns:
+        DataWarning: if an image of one part is in another part too, with counts.
+
     Raises:
         DhaError: if a fraction or the seed is out of range, or a class has too few images to be split.
     """
@@ -60,6 +64,7 @@ def split(source: Source, *, validation_fraction: float, test_fraction: float, s
     if hold_validation:
         train, validation = _hold_out(train, validation_fraction, seed, keep=1)
     assert validation is not None
+    warn_of_duplicates({"training": train, "validation": validation, "test": test}, source.name)
     return Splits(train, validation, test, source.classes, hold_validation)
 
 

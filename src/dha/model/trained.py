@@ -24,10 +24,11 @@ from dha.augmentation import AugmentationPolicy
 from dha.data import Preprocessing, load_source
 from dha.engine import replaced_folder
 from dha.errors import DhaError
+from dha.model.reading import FORMAT, read_description, read_weights
 
-FORMAT = 1
 BATCH = 256
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, safetensors.SafetensorError)
+_ERRORS = OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError
+_DAMAGE = (*_ERRORS, safetensors.SafetensorError)
 
 
 @dataclass
@@ -111,14 +112,11 @@ class TrainedModel:
         if not file.is_file():
             raise DhaError(f"{folder} is not a dha model (no model.json in it): give the folder `model` of a run")
         try:
-            description = json.loads(file.read_text(encoding="utf-8"))
-            if description["format"] != FORMAT:
-                raise DhaError(f"{file} has format {description['format']!r}, this dha reads {FORMAT}: update dha")
+            description = read_description(file)
             classes = tuple(description["classes"])
             preprocessing = Preprocessing.from_dict(description["preprocessing"])
-            weights = safetensors.torch.load_file(folder / "weights.safetensors")
             plain, genotype = _built(folder, description["genotype"], preprocessing, len(classes), network, device)
-            plain.load_state_dict(weights)
+            read_weights(folder / "weights.safetensors", plain)
             policy = folder / "policy.json"
             learned = {"policy": AugmentationPolicy.load(policy).to_dict()} if policy.exists() else {}
         except DhaError:
@@ -147,7 +145,9 @@ def _built(
     if data.get("space") != "given":
         if network is not None:
             raise DhaError(f"{folder} holds its network, of the space {data.get('space')!r}: leave network= out")
-        plain = plain_network(data, *shape)
+        # Without memory until the weights turn out to have its shapes: a genotype may ask for any amount.
+        with torch.device("meta"):
+            plain = plain_network(data, *shape)
         return plain, genotype_of(plain, None)
     genotype = GivenGenotype.from_dict(data)
     if network is None:

@@ -1,0 +1,75 @@
+"""Reading a model folder that nobody vouches for: JSON by its schema, and weights only where they fit the network."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from dha.errors import DhaError
+
+FORMAT = 1
+_LARGEST_JSON = 64 * 2**20
+_KINDS: dict[str, type] = {"format": int, "classes": list, "preprocessing": dict, "genotype": dict}
+
+
+def read_description(file: Path) -> dict[str, Any]:
+    """Return what ``model.json`` holds, of the types and ranges that the rest of dha relies on.
+
+    Raises:
+        DhaError: if it is no JSON object, too large, of another format, or a value has another type or range.
+    """
+    if file.stat().st_size > _LARGEST_JSON:
+        raise DhaError(f"{file} has {file.stat().st_size} bytes: expected what dha wrote, at most {_LARGEST_JSON}")
+    description = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(description, dict):
+        raise DhaError(f"{file} holds a {type(description).__name__}: expected the JSON object that dha wrote")
+    for key, kind in _KINDS.items():
+        if type(description.get(key)) is not kind:
+            raise DhaError(f"{file}: {key} is {_short(description.get(key))}: expected a JSON {_NAMES[kind]}")
+    if description["format"] != FORMAT:
+        raise DhaError(f"{file} has format {_short(description['format'])}, this dha reads {FORMAT}: update dha")
+    classes = description["classes"]
+    for name in classes:
+        # A bool is an int to Python, and NumPy has no class numbers beyond 64 bits.
+        if type(name) is not type(classes[0]) or not (
+            isinstance(name, str) or (type(name) is int and -(2**63) <= name < 2**63)
+        ):
+            raise DhaError(f"{file}: class {_short(name)}: expected all strings or all whole numbers of 64 bits")
+    if len(set(classes)) != len(classes) or len(classes) < 2:
+        raise DhaError(
+            f"{file}: {len(classes)} classes, {len(set(classes))} different: expected 2 or more, no two alike"
+        )
+    return description
+
+
+def read_weights(file: Path, network: nn.Module) -> None:
+    """Put the weights of a safetensors file into a network; those on the meta device take its memory.
+
+    Raises:
+        ValueError: if names, shapes or types differ from those of the network.
+        DhaError: if there is no such file.
+    """
+    if not file.is_file():
+        raise DhaError(f"{file}: no such file: copy or train the model again")
+    weights = safetensors.torch.load_file(file)
+    expected = network.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        here, there = (_form(state.get(name)) for state in (weights, expected))
+        if here != there:
+            raise ValueError(f"{file.name}: {_short(name)} is {here}, in the network it is {there}")
+    # Assigning takes the memory that was read, but parts weights that a network of somebody else's may share.
+    network.load_state_dict(weights, assign=any(tensor.is_meta for tensor in expected.values()))
+
+
+_NAMES = {int: "whole number", list: "array", dict: "object"}
+
+
+def _form(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
