@@ -327,8 +327,9 @@ def test_policy_learns_the_one_operation_that_helps(splits, small):
         torch.Generator().manual_seed(0),
     )
     joint.finish_search()
-    joint.policy_optimizer.param_groups[0]["lr"] = 0.1
     assert joint.policy is not None
+    assert joint.learner is not None
+    joint.learner.optimizer.param_groups[0]["lr"] = 0.1
     joint.network.train()
 
     def inverted() -> float:
@@ -349,8 +350,9 @@ def test_an_overflowing_loss_does_not_poison_the_policy(splits, small):
     assert joint.policy is not None
     joint.network.train()
     joint.step(*next(iter(batches)), progress=0.2)
-    assert joint.pending is not None
-    joint.pending[1].copy[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    assert joint.learner is not None
+    assert joint.learner.pending is not None
+    joint.learner.pending[1].copy[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
     joint.step(*next(iter(batches)), progress=0.2)
     assert joint.policy.probabilities().isfinite().all()
 

@@ -12,7 +12,7 @@ from dha.evaluation import evaluate, interim
 from dha.fit import run
 from dha.model import TrainedModel
 from dha.prepare import prepare, resolve
-from dha.resizing import pixels, training_side
+from dha.resizing import gain, pixels, training_side
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,12 @@ def test_sides_grow_to_the_full_size(image_size, sides):
     assert set(seen) == sides
     assert seen == sorted(seen)
     assert set(seen[75:]) == {image_size}
+
+
+def test_the_gain_is_that_of_counting_pixels():
+    assert gain(8) == 1
+    steps = [(32 / training_side(32, progress)) ** 2 for progress in np.arange(0.0005, 1, 0.001)]
+    assert gain(32) == pytest.approx(np.mean(steps), rel=1e-3)
 
 
 def test_smaller_images_are_those_of_pillow():

@@ -2,8 +2,9 @@
 
 The rule: of a ladder of residual networks that keep the limits on parameters and multiply-adds, the largest that passes
 over the training images at least ``PASSES`` times within the budget. Each rung is timed for a few steps of plain
-training, until one is too slow or the timing itself has taken ``SHARE`` of the budget. The measurements behind it are
-in ``docs/results.md``.
+training at full size, until one is too slow or the timing itself has taken ``SHARE`` of the budget; learning makes
+steps slower and smaller images make them faster, both reckoned with. The measurements behind it are in
+``docs/results.md``.
 """
 
 import time
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from dha.architecture import SIZES, ResidualNetwork, Size, count, referred, search_network
 from dha.config import Config, learned_parts, parse_budget
 from dha.data import Preprocessing
+from dha.resizing import gain
 
 LADDER = [(8, 1), (12, 1), (16, 1), (24, 1), (32, 1), (48, 1), (64, 1), (64, 2), (96, 2), (128, 2), (128, 3)]
 """Width and depth of residual networks, from small to large."""
@@ -48,6 +50,8 @@ def choose_size(
     width, depth, resolution = SIZES[space]
     if space == "residual" and settings.width is None:
         factor = LEARNING if learned_parts(config.learn) else 1.0
+        if config.progressive_resizing:
+            factor /= gain(preprocessing.image_size)
         ladder = LADDER
         if settings.depth is not None:
             ladder = sorted({(width, settings.depth) for width, _ in LADDER})

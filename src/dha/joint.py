@@ -12,18 +12,10 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from dha.architecture import Limits, derive, layout, recover, sparse_codes
-from dha.augmentation import (
-    AugmentationPolicy,
-    Draws,
-    GeneralisationRule,
-    adversarial_gradient,
-    alignments,
-    standardise,
-    validation_gradient,
-)
+from dha.augmentation import AugmentationPolicy, alignments
 from dha.config import Config, learned_parts
 from dha.data import Preprocessing
-from dha.engine import HostCopy, WeightAverage, averaged, check_agreed, everywhere, gathered, undisturbed
+from dha.engine import HostCopy, WeightAverage, averaged, check_agreed, everywhere, undisturbed
 from dha.hyperparameters import (
     LateScalar,
     LearnedAdamW,
@@ -34,6 +26,7 @@ from dha.hyperparameters import (
     norm,
     smoothing_direction,
 )
+from dha.policy_learning import PolicyLearning
 from dha.resizing import pixels, training_side
 
 BACKBONE = 0.15
@@ -51,7 +44,6 @@ FRICTIONS, SMOOTHINGS = (0.01, 0.5), (1e-3, 0.3)
 
 CLIP = 1.0
 """The largest norm of the gradient of a network that was brought: nothing is known that keeps it from diverging."""
-
 
 WATCHED = 16
 """Steps between two looks of the host at whether steps had to be left out."""
@@ -92,14 +84,14 @@ class JointTraining:
     ) -> None:
         settings = config.hyperparameters
         self.policy, self.validation, self.preprocessing = policy, validation, preprocessing
-        self.config, self.fabric, self.generator = config, fabric, generator
+        self.config, self.fabric = config, fabric
         self.limits, self.head, self.given = limits, head, config.network is not None
         self.learned = settings.learned()
         self.learns_hyperparameters = "hyperparameters" in learned_parts(config.learn) and bool(self.learned)
-        self.by_validation = config.augmentation.rule == "validation"
+        self.learner = None if policy is None else PolicyLearning(policy, config.augmentation, fabric, generator)
         self.needs_validation = (
             self.learns_hyperparameters
-            or (policy is not None and self.by_validation)
+            or (self.learner is not None and self.learner.by_validation)
             or config.architecture.loss == "validation"
         )
         rate, decay = settings.starts()
@@ -111,14 +103,6 @@ class JointTraining:
         self.weight_decay = LearnedScalar(decay, *decays, fabric.device)
         self.friction = LateScalar(1 - settings.momentum, *FRICTIONS, fabric.device)
         self.smoothing = LateScalar(settings.label_smoothing, *SMOOTHINGS, fabric.device)
-        self.rule = None
-        if policy is not None and config.augmentation.rule == "generalisation":
-            augmentation = config.augmentation
-            self.rule = GeneralisationRule(policy, augmentation.temperature, augmentation.harm, augmentation.memory)
-        elif policy is not None:
-            self.policy_optimizer = torch.optim.Adam(policy.parameters(), lr=config.augmentation.learning_rate)
-        self.probed: tuple[Draws, Draws, float, HostCopy] | None = None
-        self.pending: tuple[Tensor, HostCopy] | None = None
         self.steps, self.settled = 0, False
         self.found: list[Tensor] | None = None
         self.skipped = torch.zeros((), dtype=torch.long, device=fabric.device)
@@ -169,12 +153,15 @@ class JointTraining:
             The loss of each image and whether it was classified correctly, both (N,), on the device.
         """
         due = not self.settled and self.steps % self.config.every == 0
-        if self.rule is not None and not self.settled and self.steps % self.config.augmentation.probe_every == 0:
-            self._probe(self.rule, images, labels, progress)
-        smaller, draws = pixels(images, self.side(progress)), None
-        if self.policy is not None:
-            draws = self.policy.draw(len(labels) * self.fabric.world_size, self.generator)
-            smaller = self.policy.apply(smaller, self._mine(draws))
+        learner, draws = self.learner, None
+        smaller = pixels(images, self.side(progress))
+        if learner is not None:
+            if learner.rule is not None and not self.settled and self.steps % self.config.augmentation.probe_every == 0:
+                unseen, unseen_labels = next(self.validation)
+                parts = (smaller, labels), (pixels(unseen, self.side(progress)), unseen_labels)
+                with undisturbed(self.norms, self.others), self.fabric.autocast():
+                    learner.probe(self._losses, parts, progress)
+            smaller, draws = learner.augment(smaller)
         inputs = self._normalise(smaller)
 
         logits = self.network(inputs)
@@ -194,7 +181,8 @@ class JointTraining:
         self.optimizer.step(schedule, sound)
 
         if due:
-            self._update_policy()
+            if learner is not None:
+                learner.update()
             # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
             smoothing = self.config.hyperparameters.label_smoothing
             held_out = self._held_out_gradient(active, self.side(progress), smoothing) if self.needs_validation else []
@@ -210,9 +198,9 @@ class JointTraining:
                     # Judged without any: a loss that is smoothed itself wants what it is smoothed by.
                     plain = self._held_out_gradient(active, self.side(progress), smoothing=0.0)
                     self.smoothing.move(cosine(plain, smoother), rate)
-            if draws is not None and self.rule is None:
-                signal = self._alignments(inputs, labels, active, held_out) if self.by_validation else losses.detach()
-                self.pending = draws.pairs, HostCopy(gathered(signal, self.fabric))
+            if learner is not None and draws is not None and learner.rule is None:
+                aligned = learner.by_validation
+                learner.note(draws, self._alignments(inputs, labels, active, held_out) if aligned else losses.detach())
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(progress)
@@ -220,9 +208,6 @@ class JointTraining:
         if self.steps % WATCHED == 0:
             self._watch()
         return losses.detach(), logits.detach().argmax(1) == labels
-
-    def _mine(self, draws: Draws) -> Draws:
-        return draws.part(self.fabric.global_rank, self.fabric.world_size)
 
     def side(self, progress: float) -> int:
         """Return the side in pixels of the images that are trained on when ``progress`` of the run is over.
@@ -247,8 +232,8 @@ class JointTraining:
         if self.recently_skipped:
             self.optimizer.slow_down(0.5)
             # A pass that overflowed has left its mark in the running statistics, which would never fade.
-            for norm in self.norms:
-                for statistics, neutral in ((norm.running_mean, 0.0), (norm.running_var, 1.0)):
+            for layer in self.norms:
+                for statistics, neutral in ((layer.running_mean, 0.0), (layer.running_var, 1.0)):
                     if statistics is not None:
                         statistics.nan_to_num_(neutral, neutral, neutral)
 
@@ -282,38 +267,8 @@ class JointTraining:
         with undisturbed(self.norms, self.others):
             return alignments(losses, active, held_out)
 
-    @torch.no_grad()
-    def _probe(self, rule: GeneralisationRule, images: Tensor, labels: Tensor, progress: float) -> None:
-        """Measure what single operations do to the loss of this batch, not trained on yet, and of unseen images."""
-        if self.probed is not None:
-            # The probe before this one: by now its copy to the host is done, so that nothing has to wait.
-            for_training, for_validation, when, copy = self.probed
-            sizes = [len(for_training.pairs)] * 2 + [len(for_validation.pairs)] * 2
-            seen, seen_changed, unseen, unseen_changed = copy.wait().split(sizes)
-            rule.learn((for_training, for_validation), (seen, unseen), (seen_changed, unseen_changed), when)
-        draws, losses = [], []
-        with undisturbed(self.norms, self.others), self.fabric.autocast():
-            for part_images, part_labels in ((images, labels), next(self.validation)):
-                draws.append(rule.probe(len(part_labels) * self.fabric.world_size, self.generator))
-                untouched = pixels(part_images, self.side(progress))
-                for variant in (untouched, rule.policy.apply(untouched, self._mine(draws[-1]))):
-                    logits = self.plain(self._normalise(variant))
-                    losses.append(gathered(F.cross_entropy(logits.float(), part_labels, reduction="none"), self.fabric))
-        self.probed = draws[0], draws[1], progress, HostCopy(torch.cat(losses))
-
-    def _update_policy(self) -> None:
-        # The signal of the update before this one: by now its copy to the host is done, so that nothing has to wait.
-        # An image whose loss overflowed says nothing about its pair.
-        if self.policy is None or self.pending is None:
-            return
-        pairs, signal = self.pending[0], standardise(self.pending[1].wait().nan_to_num(0.0, 0.0, 0.0))
-        if self.by_validation:
-            gradients = validation_gradient(self.policy, pairs, signal, learning_rate=1.0)
-        else:
-            gradients = adversarial_gradient(self.policy, pairs, signal)
-        for logits, gradient in zip(self.policy.parameters(), gradients, strict=True):
-            logits.grad = gradient
-        self.policy_optimizer.step()
+    def _losses(self, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.plain(self._normalise(images)).float(), labels, reduction="none")
 
     def recover(self) -> tuple[list[float], bool]:
         """Recover the sparse codes; return how far each node's moved, and whether all nodes are frozen now."""

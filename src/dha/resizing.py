@@ -28,6 +28,19 @@ def training_side(image_size: int, progress: float) -> int:
     return image_size
 
 
+def gain(image_size: int) -> float:
+    """Return how many times as many images a run trains on as one at full size does in the same time, if a step takes
+    as long as its pixels are many.
+
+    Args:
+        image_size: the full size.
+    """
+    ends = [*(until for until, _ in STAGES), 1.0]
+    starts = [0.0, *ends[:-1]]
+    stages = zip(starts, ends, strict=True)
+    return sum((end - start) * (image_size / training_side(image_size, start)) ** 2 for start, end in stages)
+
+
 @torch.no_grad()
 def pixels(images: Tensor, side: int) -> Tensor:
     """Return images as float32 in [0, 1], (N, C, side, side).

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dha.augmentation import Draws
 from dha.config import LEARNED, PARTS, Config, config_dict, learned_parts
 from dha.data import Batches, Splits
 from dha.engine import Budget, HostCopy
@@ -157,23 +156,13 @@ def _joint_state(joint: JointTraining) -> dict[str, Any]:
         "looked": joint.looked.wait(),
         "steps": joint.steps,
         "settled": joint.settled,
-        "generator": joint.generator.get_state(),
     }
     if joint.searching:
         state["code_optimizer"] = joint.code_optimizer.state_dict()
     if joint.average is not None:
         state["average"] = joint.average.state_dict()
-    if joint.policy is not None:
-        state["policy"] = [logits.detach() for logits in joint.policy.parameters()]
-    if joint.rule is not None:
-        state["rule"] = joint.rule.state_dict()
-    elif joint.policy is not None:
-        state["policy_optimizer"] = joint.policy_optimizer.state_dict()
-    if joint.probed is not None:
-        *draws, progress, copy = joint.probed
-        state["probed"] = [[[d.pairs, d.uniforms] for d in draws], progress, copy.wait()]
-    if joint.pending is not None:
-        state["pending"] = [joint.pending[0], joint.pending[1].wait()]
+    if joint.learner is not None:
+        state["policy"] = joint.learner.state_dict()
     return state
 
 
@@ -190,21 +179,9 @@ def _load_joint(joint: JointTraining, state: Mapping[str, Any]) -> None:
     joint.known_skipped, joint.looked = state["known_skipped"], HostCopy(state["looked"])
     joint.recently_skipped = 0
     joint.steps, joint.settled = state["steps"], state["settled"]
-    joint.generator.set_state(state["generator"])
     if joint.searching:
         joint.code_optimizer.load_state_dict(state["code_optimizer"])
     if joint.average is not None:
         joint.average.load_state_dict(state["average"])
-    if joint.policy is not None:
-        for logits, saved in zip(joint.policy.parameters(), state["policy"], strict=True):
-            logits.copy_(saved)
-    if joint.rule is not None:
-        joint.rule.load_state_dict(state["rule"])
-    elif joint.policy is not None:
-        joint.policy_optimizer.load_state_dict(state["policy_optimizer"])
-    joint.probed = joint.pending = None
-    if "probed" in state:
-        draws, progress, losses = state["probed"]
-        joint.probed = Draws(*draws[0]), Draws(*draws[1]), progress, HostCopy(losses)
-    if "pending" in state:
-        joint.pending = state["pending"][0], HostCopy(state["pending"][1])
+    if joint.learner is not None:
+        joint.learner.load_state_dict(state["policy"])
