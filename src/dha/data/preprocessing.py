@@ -78,10 +78,11 @@ class Preprocessing:
         if missing:
             raise DhaError(f"the preprocessing lacks {sorted(missing)}; it has {sorted(fields)}")
         mean, std = (tuple(float(value) for value in fields[key]) for key in ("mean", "std"))
-        whole = [fields[key] for key in ("image_size", "channels")]
-        if any(type(value) is not int for value in whole):
-            raise DhaError(f"image_size, channels of the preprocessing are {whole!r:.80}; pass whole numbers")
-        return cls(*whole, mean, std)
+        image_size, channels = fields["image_size"], fields["channels"]
+        for name, value in (("image_size", image_size), ("channels", channels)):
+            if type(value) is not int:
+                raise DhaError(f"{name} of the preprocessing is {value!r:.80}; pass a whole number")
+        return cls(image_size, channels, mean, std)
 
 
 @lru_cache(maxsize=16)

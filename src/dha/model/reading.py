@@ -55,7 +55,7 @@ def read_weights(file: Path, network: nn.Module) -> None:
         raise DhaError(f"{file}: no such file: copy or train the model again")
     weights = safetensors.torch.load_file(file)
     expected = network.state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
+    for name in {**expected, **weights}:
         here, there = (_form(state.get(name)) for state in (weights, expected))
         if here != there:
             raise ValueError(f"{file.name}: {_short(name)} is {here}, in the network it is {there}")
