@@ -82,7 +82,7 @@ def pillow(images: np.ndarray) -> Tensor:
 
 def measure(side: int, batch: int, blocks: int, device: str) -> dict[str, float]:
     """Return the images per second of each."""
-    from kornia.augmentation.auto import RandAugment
+    from kornia.augmentation.auto import RandAugment  # pyright: ignore[reportMissingImports]
 
     raw = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
     tensor = torch.from_numpy(raw).permute(0, 3, 1, 2).contiguous().to(device)

@@ -134,7 +134,8 @@ def _predict(options: Namespace, started: float) -> int:
                 )
             )
         else:
-            print(f"{path}\t{model.classes[best]}\t{100 * row[best]:.1f} %")
+            # A line break in a name would make two rows of one.
+            print(f"{path if path.isprintable() else repr(path)}\t{model.classes[best]}\t{100 * row[best]:.1f} %")
     return 0
 
 

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from dha.errors import DhaError
 
@@ -258,82 +258,3 @@ def parse_budget(budget: str | float) -> float:
     if not (math.isfinite(seconds) and seconds > 0):
         raise DhaError(f'budget={budget!r} is not a length of time: write "90s", "10m", "1.5h" or seconds')
     return seconds
-
-
-def check(config: Config) -> None:
-    """Raise a ``DhaError`` that names the first setting that is out of range and its range."""
-    learned_parts(config.learn)
-    if "label_smoothing" in config.hyperparameters.learned() and not config.hyperparameters.label_smoothing:
-        raise DhaError("hyperparameters.label_smoothing=0: to be learned it has to start above 0, it moves by factors")
-    if config.budget is not None:
-        if config.epochs is not None:
-            raise DhaError(f"budget={config.budget!r} and epochs={config.epochs}: give one of the two")
-        parse_budget(config.budget)
-    if isinstance(config.network, str) and config.network.startswith("<"):
-        raise DhaError(
-            f"network={config.network!r} stands for a module, which a settings file cannot hold: give the module in "
-            "Python, or network=path/to/file.py:function"
-        )
-    if config.network is not None and config.space != "auto":
-        network = config_dict(config)["network"]
-        raise DhaError(f"space={config.space!r} and network={network!r}: give one of the two")
-    if config.architecture.squeeze_excite and config.space != "mobile":
-        raise DhaError(f"architecture.squeeze_excite=True and space={config.space!r}: only space='mobile' has it")
-    for name, low, high in _RANGES:
-        value: Any = config
-        for part in name.split("."):
-            value = getattr(value, part)
-        if value is None:
-            continue
-        kind = int if isinstance(low, int) else (int, float)
-        if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
-            wanted = "a whole number" if isinstance(low, int) else "a number"
-            raise DhaError(f"{name}={value!r}: expected {wanted} between {low} and {high}")
-    for prefix in ("", "architecture.", "augmentation.", "hyperparameters."):
-        section: Any = getattr(config, prefix[:-1]) if prefix else config
-        for name, hint in get_type_hints(type(section) if prefix else Config).items():
-            value = getattr(section, name)
-            if get_origin(hint) is Literal and value not in get_args(hint):
-                raise DhaError(f"{prefix}{name}={value!r}: choose from {', '.join(get_args(hint))}")
-
-
-_RANGES: list[tuple[str, float, float]] = [
-    ("epochs", 1, 1_000_000),
-    ("image_size", 4, 2048),
-    ("batch_size", 2, 65536),
-    ("every", 1, 10_000),
-    ("validation_fraction", 0.01, 0.5),
-    ("settle", 0.0, 1.0),
-    ("test_fraction", 0.01, 0.5),
-    ("seed", 0, 2**31),
-    ("devices", 1, 1024),
-    ("num_nodes", 1, 65536),
-    ("checkpoint_every", 0.0, 1e9),
-    ("max_parameters", 1, 10**12),
-    ("max_flops", 1, 10**15),
-    ("architecture.width", 2, 4096),
-    ("architecture.depth", 1, 100),
-    ("architecture.resolution", 4, 2048),
-    ("architecture.nodes", 1, 16),
-    ("architecture.choose", 1, 7),
-    ("architecture.code_size", 1, 64),
-    ("architecture.penalty", 1e-4, 10.0),
-    ("architecture.learning_rate", 0.0, 1.0),
-    ("architecture.recover_every", 1, 1_000_000),
-    ("architecture.deadline", 0.0, 1.0),
-    ("architecture.tolerance", 0.0, 100.0),
-    ("augmentation.probe_every", 1, 10_000),
-    ("augmentation.memory", 0.001, 100.0),
-    ("augmentation.temperature", 1e-4, 100.0),
-    ("augmentation.harm", 0.0, 100.0),
-    ("augmentation.identity", 0.001, 0.999),
-    ("augmentation.learning_rate", 0.0, 10.0),
-    ("hyperparameters.learning_rate", 1e-8, 100.0),
-    ("hyperparameters.weight_decay", 0.0, 1.0),
-    ("hyperparameters.momentum", 0.0, 0.999),
-    ("hyperparameters.label_smoothing", 0.0, 0.9),
-    ("hyperparameters.warmup", 0.0, 0.9),
-    ("hyperparameters.horizon", 0.0, 1.0),
-    ("hyperparameters.rate", 0.0, 10.0),
-    ("hyperparameters.resting_cosine", -1.0, 1.0),
-]

@@ -10,7 +10,8 @@ import torch
 
 from dha import record
 from dha.architecture import genotype_of
-from dha.config import Config, check, parse_budget
+from dha.checking import check
+from dha.config import Config, parse_budget
 from dha.data import Preprocessing, Splits, load_source, measure, split
 from dha.engine import Agreement, Budget, Checkpoints, Stop, make_fabric, summed
 from dha.errors import DhaError, Interrupted
