@@ -63,6 +63,13 @@ def test_predict_names_a_class_for_every_photograph(run, tmp_path, capsys):
     assert probability == f"{100 * rows[0]['probability']:.1f} %"
 
 
+def test_a_name_with_a_line_break_is_one_row(run, tmp_path, capsys):
+    file = tmp_path / "a\nb.png"
+    Image.new("L", (8, 8)).save(file)
+    assert main(["predict", str(run / "model"), str(file)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
 def test_evaluate_repeats_the_test_accuracy_of_the_run(run, capsys):
     reported = json.loads((run / "model" / "model.json").read_text())["results"]["test_accuracy"]
     assert main(["evaluate", str(run / "model"), "digits", "--json"]) == 0
