@@ -44,7 +44,7 @@ def _check_value(name: str, value: Any, hint: Any, limits: tuple[float, float] |
     else:
         low, high = limits
         kind = int if isinstance(low, int) else float
-        if not _fits(value, kind) or not low <= value <= high:
+        if value is None or not _fits(value, kind) or not low <= value <= high:
             raise DhaError(f"{name}={value!r:.80}: expected {_NAMES[kind]} between {low} and {high}")
 
 
@@ -65,7 +65,7 @@ def _described(hint: Any) -> str:
         return " or ".join(map(_described, get_args(hint)))
     if get_origin(hint) is Sequence:
         return "a list of strings"
-    return _NAMES.get(hint, hint.__name__)
+    return _NAMES[hint] if hint in _NAMES else str(hint.__name__)
 
 
 _NAMES: dict[Any, str] = {
