@@ -105,6 +105,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("augmentation.memory", 0.001, 100.0),
     ("augmentation.temperature", 1e-4, 100.0),
     ("augmentation.harm", 0.0, 100.0),
+    ("augmentation.full_gap", 0.001, 1.0),
     ("augmentation.identity", 0.001, 0.999),
     ("augmentation.learning_rate", 0.0, 10.0),
     ("hyperparameters.learning_rate", 1e-8, 100.0),

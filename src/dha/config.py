@@ -84,6 +84,8 @@ class AugmentationConfig(Section):
             operations are preferred.
         harm: of the generalisation rule, what a nat of loss that an operation adds to unseen images weighs against one
             that it adds to training images.
+        full_gap: of the generalisation rule, the generalisation gap, in units of the validation loss, from which on
+            every image is augmented.
         structure: "slots" (one softmax for each of the two operations) or "pairs" (a free matrix over all ordered
             pairs).
         identity: probability of leaving the image alone, in each of the two slots, at the start.
@@ -96,6 +98,7 @@ class AugmentationConfig(Section):
     memory: float = 0.5
     temperature: float = 0.1
     harm: float = 2.0
+    full_gap: float = 0.3
     structure: Literal["slots", "pairs"] = "slots"
     identity: float = 0.5
     start: str | None = None

@@ -22,6 +22,9 @@ from dha.augmentation import (
 from dha.config import AugmentationConfig
 from dha.engine import HostCopy, gathered
 
+FEWEST = 16
+"""Images of a part that a probe uses at least."""
+
 
 class PolicyLearning:
     """Augments batches by a policy, and moves the policy by one of the rules.
@@ -44,7 +47,9 @@ class PolicyLearning:
         self.rule: GeneralisationRule | None = None
         self.by_validation = settings.rule == "validation"
         if settings.rule == "generalisation":
-            self.rule = GeneralisationRule(policy, settings.temperature, settings.harm, settings.memory)
+            self.rule = GeneralisationRule(
+                policy, settings.temperature, settings.harm, settings.memory, settings.full_gap
+            )
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
         self.probed: tuple[Draws, Draws, float, HostCopy] | None = None
         self.pending: tuple[Tensor, HostCopy] | None = None
@@ -65,7 +70,8 @@ class PolicyLearning:
 
         Args:
             losses: returns the loss (n,) of each of some images with their labels, for the network as it is.
-            parts: images, float32 in [0, 1], and labels: of training, not trained on yet, and of validation.
+            parts: images, float32 in [0, 1], and labels: of training, not trained on yet, and of validation; half of
+                each is used, but at least ``FEWEST``, which is what BatchNorm needs.
             progress: share of the run that is over, in [0, 1].
         """
         assert self.rule is not None
@@ -77,6 +83,8 @@ class PolicyLearning:
         drawn: list[Draws] = []
         measured: list[Tensor] = []
         for images, labels in parts:
+            count = max(FEWEST, len(labels) // 2)
+            images, labels = images[:count], labels[:count]
             drawn.append(self.rule.probe(len(labels) * self.fabric.world_size, self.generator))
             changed = self.policy.apply(images, self._mine(drawn[-1]))
             measured += [gathered(losses(variant, labels), self.fabric) for variant in (images, changed)]
@@ -107,6 +115,7 @@ class PolicyLearning:
         """Return the policy, what its rule knows, and what is measured but not learned from yet."""
         state: dict[str, Any] = {
             "logits": [logits.detach() for logits in self.policy.parameters()],
+            "tilts": self.policy.tilts,
             "rule": None if self.rule is None else self.rule.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
@@ -125,6 +134,7 @@ class PolicyLearning:
         """Go on from what ``state_dict`` returned, with a policy over the same operations and the same rule."""
         for logits, saved in zip(self.policy.parameters(), state["logits"], strict=True):
             logits.copy_(saved)
+        self.policy.tilts = state["tilts"]
         if self.rule is not None:
             self.rule.load_state_dict(state["rule"])
         self.optimizer.load_state_dict(state["optimizer"])

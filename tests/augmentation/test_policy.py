@@ -21,6 +21,7 @@ def random_policy(structure: Literal["slots", "pairs"], operations: tuple[str, .
     with torch.no_grad():
         for logits in policy.parameters():
             logits.copy_(torch.randn(logits.shape, generator=generator))
+    policy.tilts = torch.randn(len(policy.operations), generator=generator)
     return policy
 
 
@@ -54,7 +55,9 @@ def test_pairs_are_drawn_with_their_probabilities(structure: Literal["slots", "p
     expected = policy.probabilities().double().flatten()
     assert chisquare(counts.numpy(), (expected / expected.sum() * 20_000).numpy()).pvalue > 1e-3
     assert draws.uniforms.shape == (20_000, 2, 3)
-    assert draws.uniforms.mean((0,)).sub(0.5).abs().max() < 0.01
+    assert draws.uniforms[..., 1:].mean(0).sub(0.5).abs().max() < 0.01
+    policy.tilts.zero_()
+    assert policy.draw(20_000, torch.Generator().manual_seed(5)).uniforms.mean(0).sub(0.5).abs().max() < 0.01
 
 
 def test_same_seed_same_draws() -> None:
@@ -136,6 +139,7 @@ def test_dictionary_round_trip(structure: Literal["slots", "pairs"]) -> None:
     loaded = AugmentationPolicy.from_dict(json.loads(json.dumps(policy.to_dict())))
     assert loaded.operations == policy.operations
     assert loaded.structure == structure
+    assert torch.equal(loaded.tilts, policy.tilts)
     for ours, theirs in zip(policy.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(ours, theirs)
         assert theirs.requires_grad
@@ -150,16 +154,24 @@ def test_dictionary_round_trip(structure: Literal["slots", "pairs"]) -> None:
             "unknown operation 'blur'; the known ones are identity",
         ),
         ({"structure": "triples"}, "structure is 'triples'"),
-        ({"logits": [[0.0] * 4]}, "shapes"),
-        ({"logits": [[0.0] * 4, [0.0] * 3]}, "shapes"),
-        ({"logits": [[0.0] * 4, "text"]}, "not numbers"),
-        ({"logits": None}, "not numbers"),
-        ({"logits": [[0.0] * 4, [float("nan")] * 4]}, "not finite"),
+        ({"logits": [[0.0] * 4]}, "a list of 2 tensors"),
+        ({"logits": [[0.0] * 4, [0.0] * 3]}, r"logits of shape \(3,\) instead of \(4,\)"),
+        ({"logits": [[0.0] * 4, "text"]}, "logits of the saved policy are not numbers"),
+        ({"logits": None}, "a list of 2 tensors"),
+        ({"logits": [[0.0] * 4, [float("nan")] * 4]}, "logits that are not finite"),
+        ({"tilts": [0.0] * 3}, r"tilts of shape \(3,\) instead of \(4,\)"),
+        ({"tilts": [0.0, 0.0, 0.0, float("inf")]}, "tilts that are not finite"),
     ],
 )
 def test_from_dict_refuses(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DhaError, match=message):
         AugmentationPolicy.from_dict(random_policy("slots").to_dict() | change)
+
+
+def test_a_policy_that_was_saved_without_tilts_has_none() -> None:
+    values = random_policy("slots").to_dict()
+    del values["tilts"]
+    assert AugmentationPolicy.from_dict(values).tilts.tolist() == [0.0] * 4
 
 
 def test_a_policy_from_its_file_draws_and_applies_the_same_for_the_same_seed(tmp_path: Path) -> None:

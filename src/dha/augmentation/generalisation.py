@@ -1,16 +1,25 @@
-"""The generalisation rule: an operation is worth the generalisation gap it closes, less the harm it does.
+"""The generalisation rule: the gap says how often to augment, and each operation's effect on it says with what.
 
 A network that overfits finds training images easy and unseen ones hard. An operation closes that gap as far as it makes
 training images harder again; it leaves the distribution of the images as far as it makes unseen ones harder too. Both
-are measured on the network as it is, by the loss of the same images with and without the operation:
+are measured on the network as it is, by the loss of the same images with and without the operation, in units of the
+validation loss:
 
-    worth(o) = E_train[loss(o(x)) - loss(x)] - harm E_validation[loss(o(x)) - loss(x)],
+    worth(o, v) = (E_train[loss(o_v(x)) - loss(x)] - harm E_validation[loss(o_v(x)) - loss(x)]) / L_val,
 
-and the policy is softmax(worth / (temperature L_val)) in both slots. A network that does not overfit finds an operation
-as hard on training images as on unseen ones, so with ``harm`` > 1 nothing is worth more than leaving the image alone;
-a flip does no harm to photographs. What the network has been trained on long enough harms no more, though, be it
-mirrored digits: the rule sees no way back from there. The two terms are the diversity and the affinity of
-Gontijo-Lopes et al. (ICLR 2021), here measured while training, and decided upon.
+linear in the intensity v of the operation. Each of the two slots touches an image with probability
+
+    strength = min(1, (1 - L_train / L_val) / full_gap),
+
+both losses on untouched images, and then draws from the softmax of worth / temperature over all intensities of all
+operations, among them leaving the image alone, which is worth 0. The standard error of the worth is added to the
+temperature, so that what is uncertain is not preferred. So a network that does not overfit sees its images as they are,
+and one that begins to sees more and more of the operations that unseen images bear.
+
+Harm is remembered for the whole run, closing the gap is not: what the network has been trained on long enough harms no
+more, be it mirrored digits, and that says nothing. The two terms are the diversity and the affinity of Gontijo-Lopes et
+al. (ICLR 2021), here measured while training, and decided upon; that the gap decides how often to augment is the idea
+of adaptive augmentation (Karras et al., NeurIPS 2020).
 """
 
 import math
@@ -21,10 +30,14 @@ import torch
 from torch import Tensor
 
 from dha.augmentation.policy import AugmentationPolicy, Draws
+from dha.augmentation.strength import STEEPEST, intensity, log_mean_exp, signed
+from dha.errors import DhaError
 
 PRIOR = 8.0
 """Weight of the start of the policy, in probed images per operation."""
-_ESTIMATES = ("start", "weight", "effect", "total", "progress", "loss")
+LOSS_MEMORY = 0.05
+"""Share of the run after which a loss on untouched images counts 1/e in the gap."""
+_ESTIMATES = ("sums", "total", "progress", "loss")
 
 
 class GeneralisationRule:
@@ -34,34 +47,54 @@ class GeneralisationRule:
         policy: the policy to learn; where it starts is what the first estimates are mixed with.
         temperature: in units of the validation loss; the lower, the more the best operations are preferred.
         harm: what a nat of loss on unseen images weighs against one on training images, > 1.
-        memory: share of the run after which a probe counts 1/e, > 0: what an operation is worth changes as the network
-            learns.
+        memory: share of the run after which a probe of training images counts 1/e, > 0: what an operation is worth
+            changes as the network learns.
+        full_gap: generalisation gap, in units of the validation loss, from which on both slots touch every image, > 0.
 
-    Attributes:
-        gap: running estimate of validation minus training loss, both on untouched images.
+    Raises:
+        DhaError: if "identity" is not among the operations of the policy.
     """
 
     def __init__(
-        self, policy: AugmentationPolicy, temperature: float = 0.1, harm: float = 2.0, memory: float = 0.5
+        self,
+        policy: AugmentationPolicy,
+        temperature: float = 0.1,
+        harm: float = 2.0,
+        memory: float = 0.5,
+        full_gap: float = 0.3,
     ) -> None:
+        if "identity" not in policy.operations:
+            raise DhaError(
+                f"operations {', '.join(policy.operations)}: add identity, which others are measured against"
+            )
         self.policy, self.temperature, self.harm, self.memory = policy, temperature, harm, memory
-        self.start = policy.operation_probabilities().log()
-        count = len(policy.operations)
-        self.weight = torch.zeros(2, count)
-        self.effect = torch.zeros(2, count)
+        self.full_gap = full_gap
+        self.start, self.start_tilts = policy.operation_probabilities(), policy.tilts.clone()
+        self.signed = signed(policy.operations)
+        self.identity = torch.tensor([name == "identity" for name in policy.operations])
+        # Per part and operation, sums over probes: 1, v, v^2, d, v d, d^2, of v the intensity - 1/2, d the difference.
+        self.sums = torch.zeros(2, 6, len(policy.operations))
         self.total = 0.0
         self.progress = 0.0
         self.loss = torch.zeros(2)
 
     @property
     def gap(self) -> float:
-        """Running estimate of validation minus training loss on untouched images."""
-        return float(self.loss[1] - self.loss[0])
+        """Running estimate of the share of the validation loss that training images, both untouched, do not have."""
+        return 1 - float(self.loss[0] / self.loss[1]) if self.loss[1] > 0 else 0.0
+
+    @property
+    def strength(self) -> float:
+        """Probability that a slot touches an image, before operations without worth give way to leaving it alone."""
+        return min(1.0, max(0.0, self.gap / self.full_gap))
 
     def probe(self, n: int, generator: torch.Generator | None = None) -> Draws:
-        """Draw one operation with its parameters for each of n images, all operations equally likely."""
-        operations = torch.randint(len(self.policy.operations), (n,), generator=generator)
-        pairs = torch.stack([operations, torch.full_like(operations, self._identity())], 1)
+        """Draw one operation with its parameters for each of n images: half of them evenly, half as the policy does."""
+        # Leaving an image alone needs no probe, but may be all there is.
+        used = self.policy.operation_probabilities().mean(0).masked_fill(self.identity, 1e-9)
+        even = (~self.identity).float() + 1e-9
+        operations = torch.multinomial(used / used.sum() + even / even.sum(), n, True, generator=generator)
+        pairs = torch.stack([operations, torch.full_like(operations, self.policy.operations.index("identity"))], 1)
         return Draws(pairs, torch.rand(n, 2, 3, generator=generator))
 
     @torch.no_grad()
@@ -80,38 +113,67 @@ class GeneralisationRule:
             changed: losses (n,) of the same images after the operation.
             progress: share of the run that was over at the probe, in [0, 1].
         """
-        kept = math.exp((self.progress - progress) / self.memory)
-        self.progress = progress
-        self.weight *= kept
-        self.total = kept * self.total + 1
+        passed, self.progress = progress - self.progress, progress
+        self.sums[0] *= math.exp(-passed / self.memory)
+        self.total = math.exp(-passed / LOSS_MEMORY) * self.total + 1
         for part in (0, 1):
-            operations = draws[part].pairs[:, 0]
-            difference = (changed[part] - plain[part]).float()
-            # A loss that overflowed says nothing.
-            sound = difference.isfinite()
-            operations, difference = operations[sound], difference[sound]
-            count = torch.zeros_like(self.weight[part]).index_add_(0, operations, torch.ones_like(difference))
-            total = torch.zeros_like(count).index_add_(0, operations, difference)
-            self.weight[part] += count
-            seen = self.weight[part].clamp_min(1e-9)
-            self.effect[part] += (total - count * self.effect[part]) / seen
             loss = plain[part].float().mean().nan_to_num(posinf=0.0)
             self.loss[part] += (loss - self.loss[part]) / self.total
-        self.policy.set_slots(self.logits())
+        for part in (0, 1):
+            operations = draws[part].pairs[:, 0]
+            v = intensity(draws[part].uniforms[:, 0, 0], self.signed[operations]) - 0.5
+            difference = (changed[part] - plain[part]).float() / self.loss[1].clamp_min(1e-6)
+            # A loss that overflowed says nothing.
+            sound = difference.isfinite()
+            operations, v, difference = operations[sound], v[sound], difference[sound]
+            terms = torch.stack([torch.ones_like(v), v, v * v, difference, v * difference, difference.square()])
+            self.sums[part].index_add_(1, operations, terms)
+        self.policy.set_slots(self.probabilities().log(), self.tilts())
+
+    def lines(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what every operation is worth at medium intensity, how much more at the highest than at the
+        lowest, and the standard error of the former, each (K,) and in units of the validation loss.
+
+        It is a regression, its slope drawn to 0 by ``PRIOR``.
+        """
+        count, v, v_squared, d, products, d_squared = self.sums.unbind(1)
+        n = count.clamp_min(1e-9)
+        slopes = (products - v * d / n) / (v_squared - v * v / n + PRIOR / 12)
+        levels = (d - slopes * v) / n
+        # Of what the line leaves unexplained.
+        variances = (d_squared - d * d / n - slopes * (products - v * d / n)).clamp_min(0) / n**2
+        error = (variances[0] + self.harm**2 * variances[1]).sqrt()
+        return levels[0] - self.harm * levels[1], slopes[0] - self.harm * slopes[1], error
 
     def worth(self) -> Tensor:
-        """Return the estimated worth of every operation in nats, (K,); 0 for leaving the image alone."""
-        return self.effect[0] - self.harm * self.effect[1]
+        """Return the estimated worth of every operation at medium intensity, (K,); 0 for leaving the image alone."""
+        return self.lines()[0].masked_fill(self.identity, 0.0)
 
-    def logits(self) -> Tensor:
-        """Return the logits of both slots, (2, K): the start, mixed with worth over temperature as probes come in."""
-        scale = (self.temperature * self.loss[1]).clamp_min(1e-6)
-        wanted = (self.worth() / scale).clamp(-20, 20)
-        if "identity" in self.policy.operations:
-            wanted[self._identity()] = 0.0
-        share = self.weight.amin(0) / (self.weight.amin(0) + PRIOR)
-        start = self.start - self.start[:, self._identity(), None]
-        return share * wanted + (1 - share) * start
+    def tilts(self) -> Tensor:
+        """Return the tilts of the intensities of every operation, (K,): the start, mixed with what is wanted as probes
+        come in.
+        """
+        share = self._share()
+        return share * self._wanted_tilts() + (1 - share) * self.start_tilts
+
+    def probabilities(self) -> Tensor:
+        """Return the probabilities of both slots, (2, K): the start, mixed with what is wanted as probes come in."""
+        worth, _, error = self.lines()
+        logits = (worth / (self.temperature + error)).clamp(-20, 20).masked_fill(self.identity, 0.0)
+        logits += log_mean_exp(self._wanted_tilts())
+        wanted = self.strength * logits.softmax(0) + (1 - self.strength) * self.identity
+        share = self._share()
+        return (share * wanted + (1 - share) * self.start).clamp_min(1e-9)
+
+    def _wanted_tilts(self) -> Tensor:
+        _, slopes, error = self.lines()
+        # The standard error of a slope over evenly spread intensities is sqrt(12) times that of the mean.
+        tilts = slopes / (self.temperature + math.sqrt(12) * error)
+        return tilts.clamp(-STEEPEST, STEEPEST).masked_fill(self.identity, 0.0)
+
+    def _share(self) -> Tensor:
+        weight = self.sums[:, 0].masked_fill(self.identity, torch.inf).amin()
+        return (1 + PRIOR / weight).reciprocal()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the estimates; the policy that follows from them keeps its own."""
@@ -121,6 +183,3 @@ class GeneralisationRule:
         """Go on from what ``state_dict`` returned, of a rule for as many operations."""
         for name in _ESTIMATES:
             setattr(self, name, state[name])
-
-    def _identity(self) -> int:
-        return self.policy.operations.index("identity") if "identity" in self.policy.operations else 0

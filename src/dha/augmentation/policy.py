@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dha.augmentation.operations import OPERATIONS
+from dha.augmentation.strength import STEEPEST, signed, tilted
 from dha.engine import write_text
 from dha.errors import DhaError
 
@@ -45,6 +46,10 @@ class AugmentationPolicy:
         identity_probability: initial probability of "identity" in each slot, in (0, 1); the rest is spread evenly. 1/K
             is the uniform policy. Without "identity" among the operations the policy starts uniform.
 
+    Attributes:
+        tilts: float32 (K,), per operation how much more often it is strong than weak (see `dha.augmentation.strength`);
+            0 at the start, where all strengths are equally likely.
+
     Raises:
         DhaError: an operation is unknown or named twice, there is none, or an argument is outside its range.
     """
@@ -70,17 +75,19 @@ class AugmentationPolicy:
             slot[self.operations.index("identity")] = math.log(identity_probability)
         logits = [slot, slot.clone()] if structure == "slots" else [slot[:, None] + slot]
         self._logits = [tensor.requires_grad_() for tensor in logits]
+        self.tilts, self._signed = torch.zeros(len(operations)), signed(self.operations)
 
     def parameters(self) -> list[Tensor]:
         """Return the logits for an optimiser: two vectors (K,) for "slots", one matrix (K, K) for "pairs"."""
         return self._logits
 
     @torch.no_grad()
-    def set_slots(self, logits: Tensor) -> None:
-        """Make the slots independent, with these logits (2, K)."""
+    def set_slots(self, logits: Tensor, tilts: Tensor) -> None:
+        """Make the slots independent, with these logits (2, K), and strengths tilted by ``tilts`` (K,)."""
         values = list(logits) if self.structure == "slots" else [logits[0][:, None] + logits[1]]
         for parameter, value in zip(self._logits, values, strict=True):
             parameter.copy_(value)
+        self.tilts = tilts.clone()
 
     def log_probabilities(self) -> Tensor:
         """Return the log-probability of every ordered pair, (K, K), differentiable in the logits."""
@@ -121,7 +128,9 @@ class AugmentationPolicy:
         size = len(self.operations)
         places = torch.multinomial(self.probabilities().flatten(), n, replacement=True, generator=generator)
         pairs = torch.stack([places // size, places % size], 1)
-        return Draws(pairs, torch.rand(n, 2, 3, generator=generator))
+        uniforms = torch.rand(n, 2, 3, generator=generator)
+        uniforms[:, :, 0] = tilted(uniforms[:, :, 0], self.tilts[pairs], self._signed[pairs])
+        return Draws(pairs, uniforms)
 
     @torch.no_grad()
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
@@ -190,14 +199,15 @@ class AugmentationPolicy:
     def to_dict(self) -> dict[str, Any]:
         """Return the policy as JSON-able values, for `from_dict`."""
         logits = [tensor.tolist() for tensor in self._logits]
-        return {"operations": list(self.operations), "structure": self.structure, "logits": logits}
+        tilts = self.tilts.tolist()
+        return {"operations": list(self.operations), "structure": self.structure, "logits": logits, "tilts": tilts}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "AugmentationPolicy":
         """Return the policy that `to_dict` described, logits to the bit.
 
         Raises:
-            DhaError: a key is missing, an operation or structure unknown, the logits misshapen or not finite.
+            DhaError: a key is missing, an operation or structure unknown, logits or tilts misshapen or not finite.
         """
         missing = {"operations", "structure", "logits"} - set(values)
         if missing:
@@ -205,19 +215,31 @@ class AugmentationPolicy:
         if not isinstance(values["operations"], list):
             raise DhaError(f"operations is {values['operations']!r}; a list of names is expected")
         policy = cls(values["operations"], values["structure"])
-        shapes = [tuple(tensor.shape) for tensor in policy._logits]
-        try:
-            saved = [torch.tensor(logits, dtype=torch.float32) for logits in values["logits"]]
-        except (TypeError, ValueError) as error:
-            raise DhaError(f"the logits of the saved policy are not numbers in the shapes {shapes}") from error
-        if [tuple(tensor.shape) for tensor in saved] != shapes:
-            raise DhaError(
-                f"the saved policy has logits of shapes {[tuple(t.shape) for t in saved]} instead of {shapes}"
-            )
-        if not all(tensor.isfinite().all() for tensor in saved):
-            raise DhaError("the saved policy has logits that are not finite")
-        policy._logits = [tensor.requires_grad_() for tensor in saved]
+        policy._logits = [
+            _numbers(saved, logits.shape, "logits").requires_grad_()
+            for saved, logits in zip(_listed(values["logits"], len(policy._logits)), policy._logits, strict=True)
+        ]
+        tilts = values.get("tilts", [0.0] * len(policy.operations))  # Once there were none.
+        policy.tilts = _numbers(tilts, policy.tilts.shape, "tilts").clamp(-STEEPEST, STEEPEST)
         return policy
+
+
+def _listed(values: Any, count: int) -> list[Any]:
+    if not isinstance(values, list) or len(values) != count:
+        raise DhaError(f"the logits of the saved policy are {values!r:.80}; a list of {count} tensors is expected")
+    return values
+
+
+def _numbers(values: Any, shape: torch.Size, name: str) -> Tensor:
+    try:
+        tensor = torch.tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError) as error:
+        raise DhaError(f"the {name} of the saved policy are not numbers of shape {tuple(shape)}") from error
+    if tensor.shape != shape:
+        raise DhaError(f"the saved policy has {name} of shape {tuple(tensor.shape)} instead of {tuple(shape)}")
+    if not tensor.isfinite().all():
+        raise DhaError(f"the saved policy has {name} that are not finite")
+    return tensor
 
 
 def _check_names(names: Sequence[str]) -> None:
