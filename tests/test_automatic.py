@@ -137,7 +137,7 @@ def test_timing_leaves_the_weights_as_they_are():
     preprocessing = Preprocessing(8, 3, (0.5,) * 3, (0.2,) * 3)
     arguments = network, Config(batch_size=4), preprocessing, make_fabric("cpu", "32", 8)
     seconds = seconds_per_image(*arguments, ["32", "bf16"])
-    assert dtypes == [torch.float32] * 3 + [torch.bfloat16] * 3
+    assert dtypes == [torch.float32, torch.bfloat16] * 3
     assert list(seconds) == ["32", "bf16"]
     assert min(seconds.values()) > 0
     assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))

@@ -183,8 +183,8 @@ def seconds_per_image(
         preprocessing: channels and size of the images.
         fabric: the device.
         precisions: "32", "bf16" or both.
-        most: seconds after which no further step of a precision is begun.
-        steps: how many are timed, after one that counts only if there is no other.
+        most: seconds after which no further round of steps is begun.
+        steps: how many are timed in each precision, taking turns, after one that counts only if there is no other.
     """
     side, size, device = preprocessing.image_size, config.images_per_step(), fabric.device
     network.to(device, memory_format=layout(network)).train()  # pyright: ignore[reportCallIssue]
@@ -193,10 +193,10 @@ def seconds_per_image(
     images = torch.randn(size, preprocessing.channels, side, side, device=device)
     images = images.contiguous(memory_format=layout(network))
     labels = torch.zeros(size, dtype=torch.long, device=device)
-    seconds = {}
-    for precision in precisions:
-        times: list[float] = []
-        while len(times) <= steps and sum(times) < most:
+    times: dict[str, list[float]] = {precision: [] for precision in precisions}
+    first = time.monotonic()
+    for _ in range(steps + 1):
+        for precision, taken in times.items():
             began = time.monotonic()
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 loss = F.cross_entropy(network(images), labels)
@@ -204,6 +204,7 @@ def seconds_per_image(
             optimizer.step()
             optimizer.zero_grad()
             loss.item()  # waits for the device
-            times.append(time.monotonic() - began)
-        seconds[precision] = min(times[1:] or times) / size
-    return seconds
+            taken.append(time.monotonic() - began)
+        if time.monotonic() - first > most:
+            break
+    return {precision: min(taken[1:] or taken) / size for precision, taken in times.items()}

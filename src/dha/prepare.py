@@ -39,7 +39,7 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
     precision = precisions[0]
     if len(precisions) > 1:
         assert resolved.budget is not None
-        most = SHARE * parse_budget(resolved.budget) / len(precisions)
+        most = SHARE * parse_budget(resolved.budget)
         network = build(resolved, preprocessing, classes, fabric.device)
         precision = fastest(seconds_per_image(network, resolved, preprocessing, fabric, precisions, most))
     resolved.precision = precision  # pyright: ignore[reportAttributeAccessIssue]
