@@ -2,8 +2,10 @@
 
     python benchmarks/speed.py --spaces residual cells mobile --blocks 5 --device cpu
 
-Everything runs side by side: blocks of steps of every row take turns, a figure is the median over the blocks, and a
-block is as long as it takes for everything that is learned now and then to be learned once. Rows:
+Images have their full size all the time. Everything runs side by side: blocks of steps of every row take turns, a
+figure is the median over the blocks, and a block is as long as it takes for everything that the row learns now and then
+to be learned once. On one thread of a CPU the clock is that of the process, which stands still while other programs
+have the core. Rows:
 
 - `plain`: the derived network, nothing learned beside its weights; and what torch does by itself with the same network:
   `torch, float32`, `torch, channels-last` and `torch, channels-last, bfloat16`, with `--compile` also that, compiled;
@@ -59,7 +61,7 @@ class Task:
 
 TASKS = {
     "residual": Task(32, 128, 32, 1, 40),
-    "cells": Task(32, 64, 16, 8, 40),
+    "cells": Task(32, 64, 16, 5, 20),
     "mobile": Task(224, 16, 32, 4, 224),
 }
 JOINT = {
@@ -95,6 +97,7 @@ def joint_training(space: str, row: str, device: str) -> tuple[Batches, JointTra
         learn=learn,
         epochs=1,
         batch_size=task.batch,
+        progressive_resizing=False,
         architecture=size,
         device=device,  # pyright: ignore[reportArgumentType]
     )
@@ -115,7 +118,7 @@ def joint_training(space: str, row: str, device: str) -> tuple[Batches, JointTra
 def joint_block(space: str, row: str, device: str) -> Callable[[], int]:
     """Return what takes one block of joint steps, and tells how many."""
     batches, joint = joint_training(space, row, device)
-    several, length = batches.forever(), block_length(joint.config)
+    several, length = batches.forever(), block_length(row)
 
     def block() -> int:
         for _ in range(length):
@@ -130,9 +133,10 @@ def torch_block(space: str, row: str, device: str) -> Callable[[], int]:
     batches, joint = joint_training(space, "plain", device)
     layout, half, compiled = TORCH[row]
     network: nn.Module = joint.plain.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    settings: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
+    optimizer = torch.optim.SGD(network.parameters(), **settings, fused=True)
     forward: Callable[[Tensor], Tensor] = torch.compile(network) if compiled else network
-    several, length = batches.forever(), block_length(joint.config)
+    several, length = batches.forever(), block_length(row)
 
     def block() -> int:
         for _ in range(length):
@@ -171,18 +175,22 @@ def part_blocks(space: str, device: str) -> dict[str, Callable[[], int]]:
     return {"augmenting alone": augment, "drawing a batch alone": draw, "recovering all codes, once": recover}
 
 
-def block_length(config: Config) -> int:
-    """Return the steps after which everything that is learned has been learned once."""
-    return max(config.every, config.augmentation.probe_every)
+def block_length(row: str) -> int:
+    """Return the steps after which everything that a row learns has been learned once, at least a few."""
+    learn, _, settled = JOINT.get(row, JOINT["plain"])
+    config = Config()
+    lengths = {"hyperparameters": config.every, "augmentation": config.augmentation.probe_every}
+    return max([length for part, length in lengths.items() if part in learn and not settled], default=4)
 
 
 def timed(block: Callable[[], int], device: str) -> float:
     """Return the seconds that one step of a block takes."""
-    began = time.monotonic()
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.monotonic
+    began = clock()
     steps = block()
     if device == "cuda":
         torch.cuda.synchronize()
-    return (time.monotonic() - began) / steps
+    return (clock() - began) / steps
 
 
 def resident(what: str) -> float:

@@ -1,7 +1,9 @@
 import pytest
+import torch
+from torch import nn
 
 from dha import ArchitectureConfig, Config, automatic
-from dha.automatic import LADDER, choose_size, largest
+from dha.automatic import LADDER, choose_size, fastest, largest, open_precisions, seconds_per_image, within_reach
 from dha.data import Preprocessing
 from dha.engine import make_fabric
 
@@ -25,12 +27,12 @@ def choose(monkeypatch):
     """Choose a size on a given machine: its seconds per image at width 8, growing with the square of the width."""
 
     def make(seconds, images=1000, **settings):
-        def seconds_per_image(config, size, *_):
-            return seconds * (size.width / 8) ** 2 * size.depth
+        def seconds_per_image(network, config, preprocessing, fabric, precisions):
+            return {"32": seconds * (network.genotype.width / 8) ** 2 * network.genotype.depth}
 
         monkeypatch.setattr(automatic, "seconds_per_image", seconds_per_image)
         preprocessing = Preprocessing(32, 3, (0.5,) * 3, (0.2,) * 3)
-        return choose_size(Config(**settings), images, 10, preprocessing, make_fabric("cpu", "32", 32))
+        return choose_size(Config(**settings), images, 10, preprocessing, make_fabric("cpu", "32", 32), ["32"])[:2]
 
     return make
 
@@ -66,3 +68,78 @@ def test_limits_are_kept(choose):
 
 def test_without_a_budget_nothing_is_measured(choose):
     assert choose(1e-9, epochs=3) == choose(1e3, epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({"32": 1.0, "bf16": 0.5}, "bf16"),
+        ({"32": 1.0, "bf16": 0.98}, "32"),
+        ({"32": 1.0, "bf16": 0.96}, "bf16"),
+        ({"bf16": 2.0, "32": 1.0}, "32"),
+        ({"bf16": 2.0}, "bf16"),
+    ],
+)
+def test_the_fastest_precision(seconds, expected):
+    assert fastest(seconds) == expected
+    assert seconds[fastest(seconds)] <= 1.05 * min(seconds.values())
+
+
+def test_a_precision_without_a_chance_is_not_timed_again():
+    assert within_reach({"32": 1.0, "bf16": 1.4}) == ["32", "bf16"]
+    assert within_reach({"32": 1.6, "bf16": 1.0}) == ["bf16"]
+    assert within_reach({"32": 1.0}) == ["32"]
+
+
+# The times of float32 and bfloat16 in units of what a pass may take, at widths 8 and 12; bfloat16 gains with the width.
+@pytest.mark.parametrize(
+    ("times", "size", "precision", "timed"),
+    [
+        ([(0.5, 0.6), (1.5, 0.9), (4.0, 2.0)], 12, "bf16", ["32", "bf16", "32", "bf16", "bf16"]),
+        ([(0.5, 0.6), (2.0, 1.1)], 8, "32", ["32", "bf16", "32", "bf16"]),
+        ([(0.5, 0.8), (0.8, 9.0), (2.0, 9.0)], 12, "32", ["32", "bf16", "32", "32"]),
+    ],
+)
+def test_size_and_precision_are_chosen_together(times, size, precision, timed, monkeypatch):
+    asked = []
+
+    def seconds_per_image(network, config, preprocessing, fabric, precisions):
+        at = times[LADDER.index((network.genotype.width, 1))]
+        asked.extend(precisions)
+        return {p: taken / 100 for p, taken in zip(("32", "bf16"), at, strict=True) if p in precisions}
+
+    monkeypatch.setattr(automatic, "seconds_per_image", seconds_per_image)
+    config = Config(budget=30.0 * 10, learn="none", progressive_resizing=False)
+    preprocessing = Preprocessing(32, 3, (0.5,) * 3, (0.2,) * 3)
+    fabric = make_fabric("cpu", "32", 32)
+    _, chosen, precisions = choose_size(config, 1000, 10, preprocessing, fabric, ["32", "bf16"])
+    assert (chosen.width, precisions) == (size, [precision])
+    assert asked == timed
+
+
+def test_what_is_open_to_measurement(monkeypatch):
+    fabric = make_fabric("cpu", "32", 32)
+    monkeypatch.setattr(automatic, "computes_in_bf16", lambda device: True)
+    assert open_precisions(Config(budget="5m"), fabric) == ["32", "bf16"]
+    assert open_precisions(Config(epochs=3), fabric) == ["32"], "a run by epochs can be repeated"
+    assert open_precisions(Config(budget="5m", precision="32"), fabric) == ["32"]
+    assert open_precisions(Config(budget="5m", precision="bf16"), make_fabric("cpu", "bf16", 32)) == ["bf16"]
+    assert open_precisions(Config(budget="5m", strategy="fsdp"), fabric) == ["32"]
+    monkeypatch.setattr(automatic, "computes_in_bf16", lambda device: False)
+    assert open_precisions(Config(budget="5m"), fabric) == ["32"]
+
+
+def test_timing_leaves_the_weights_as_they_are():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 5))
+    before = [weight.detach().clone() for weight in network.parameters()]
+    dtypes = []
+    network[0].register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    preprocessing = Preprocessing(8, 3, (0.5,) * 3, (0.2,) * 3)
+    arguments = network, Config(batch_size=4), preprocessing, make_fabric("cpu", "32", 8)
+    seconds = seconds_per_image(*arguments, ["32", "bf16"])
+    assert dtypes == [torch.float32, torch.bfloat16] * 3
+    assert list(seconds) == ["32", "bf16"]
+    assert min(seconds.values()) > 0
+    assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
+    seconds_per_image(*arguments, ["32", "bf16"], most=1e-9)
+    assert len(dtypes) == 8, "one step of each, if there is no time for more"

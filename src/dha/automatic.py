@@ -1,23 +1,26 @@
-"""What the space and the size of a network follow from: images, budget, and how fast this machine trains.
+"""What space, size and precision of a network follow from: images, budget, and how fast this machine trains.
 
 The rule: of a ladder of residual networks that keep the limits on parameters and multiply-adds, the largest that passes
 over the training images at least ``PASSES`` times within the budget. Each rung is timed for a few steps of plain
 training at full size, until one is too slow or the timing itself has taken ``SHARE`` of the budget; learning makes
-steps slower and smaller images make them faster, both reckoned with. The measurements behind it are in
-``docs/results.md``.
+steps slower and smaller images make them faster, both reckoned with. Where float32 and bfloat16 are both open, a rung
+is timed in both, and the faster one counts. The measurements behind it are in ``docs/results.md`` and
+``docs/performance.md``.
 """
 
+import math
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 from torch.nn import functional as F
 
-from dha.architecture import SIZES, ResidualNetwork, Size, count, referred, search_network
+from dha.architecture import SIZES, ResidualNetwork, Size, count, layout, referred, search_network
 from dha.config import Config, learned_parts, parse_budget
 from dha.data import Preprocessing
+from dha.engine import computes_in_bf16, precision_of
 from dha.resizing import gain
 
 LADDER = [(8, 1), (12, 1), (16, 1), (24, 1), (32, 1), (48, 1), (64, 1), (64, 2), (96, 2), (128, 2), (128, 3)]
@@ -32,22 +35,66 @@ LEARNING = 1.25
 SHARE = 0.03
 """Of the budget, at most spent on timing; a rung that has begun is finished."""
 
+GAIN = 0.97
+"""Share of the time of float32 below which bfloat16 is taken: what rounds less is kept where it costs nothing."""
+
+HOPELESS = 1.5
+"""How many times slower than the fastest a precision may be on one rung and still be timed on the next."""
+
+
+def open_precisions(config: Config, fabric: Fabric) -> list[str]:
+    """Return the precisions to choose from by measurement, or the only one there is.
+
+    Without a budget there is one, whatever the times are, so that a run by epochs can be repeated; so there is where
+    the hardware does not compute in bfloat16, and with a strategy that has its own precision.
+    """
+    measured = config.precision == "auto" and config.budget is not None and config.strategy in ("auto", "ddp")
+    if measured and computes_in_bf16(fabric.device.type):
+        return ["32", "bf16"]
+    return [precision_of(fabric)]
+
+
+def fastest(seconds: Mapping[str, float]) -> str:
+    """Return the precision with the shortest time of a step; float32 unless bfloat16 gains something.
+
+    Args:
+        seconds: precision -> time of a step; at least one.
+    """
+    return min(seconds, key=lambda precision: seconds[precision] * (GAIN if precision == "32" else 1.0))
+
+
+def within_reach(seconds: Mapping[str, float]) -> list[str]:
+    """Return the precisions that may still be the fastest of a somewhat larger network.
+
+    Args:
+        seconds: precision -> time of a step.
+    """
+    return [precision for precision, taken in seconds.items() if taken <= HOPELESS * min(seconds.values())]
+
 
 def choose_size(
-    config: Config, images: int, classes: int, preprocessing: Preprocessing, fabric: Fabric
-) -> tuple[str, Size]:
-    """Return the space and the size of the network; what the settings name is kept.
+    config: Config,
+    images: int,
+    classes: int,
+    preprocessing: Preprocessing,
+    fabric: Fabric,
+    precisions: Sequence[str],
+) -> tuple[str, Size, list[str]]:
+    """Return the space and the size of the network, and the precisions that are still open; what the settings name is
+    kept.
 
     Args:
         config: the settings, with budget or epochs decided.
         images: number of training images.
         classes: number of classes.
         preprocessing: channels and size of the images.
-        fabric: device and precision.
+        fabric: the device.
+        precisions: to choose from.
     """
     space = "residual" if config.space == "auto" else config.space
     settings = config.architecture
     width, depth, resolution = SIZES[space]
+    still_open = list(precisions)
     if space == "residual" and settings.width is None:
         factor = LEARNING if learned_parts(config.learn) else 1.0
         if config.progressive_resizing:
@@ -57,21 +104,28 @@ def choose_size(
             ladder = sorted({(width, settings.depth) for width, _ in LADDER})
         sizes = {rung: Size(*rung, settings.resolution or resolution) for rung in ladder}
         ladder = [rung for rung in ladder if keeps_limits(config, sizes[rung], classes, preprocessing)] or ladder[:1]
-        began = time.monotonic()
-
-        def seconds_per_pass(rung: tuple[int, int], budget: float) -> float | None:
-            if time.monotonic() - began > SHARE * budget:
-                return None
-            return factor * images * seconds_per_image(config, sizes[rung], classes, preprocessing, fabric)
-
         if config.budget is None:
             width, depth = ([rung for rung in ladder if rung[0] <= width] or ladder)[-1]
         else:
-            budget = parse_budget(config.budget)
-            width, depth = largest(ladder, partial(seconds_per_pass, budget=budget), budget / PASSES)
+            budget, began = parse_budget(config.budget), time.monotonic()
+            times: dict[tuple[int, int], dict[str, float]] = {}
+
+            def seconds_per_pass(rung: tuple[int, int]) -> float | None:
+                nonlocal still_open
+                if time.monotonic() - began > SHARE * budget:
+                    return None
+                with torch.random.fork_rng(devices=[]):
+                    side = preprocessing.image_size
+                    network = search_network("residual", preprocessing.channels, classes, side, sizes[rung])
+                times[rung] = seconds_per_image(network, config, preprocessing, fabric, still_open)
+                still_open = within_reach(times[rung])
+                return factor * images * min(times[rung].values())
+
+            width, depth = largest(ladder, seconds_per_pass, budget / PASSES)
+            still_open = [fastest(times[width, depth])]
     given = settings.width, settings.depth, settings.resolution
     chosen = (width, depth, resolution)
-    return space, Size(*(b if a is None else a for a, b in zip(given, chosen, strict=True)))
+    return space, Size(*(b if a is None else a for a, b in zip(given, chosen, strict=True))), still_open
 
 
 def largest(
@@ -113,34 +167,44 @@ def keeps_limits(config: Config, size: Size, classes: int, preprocessing: Prepro
 
 
 def seconds_per_image(
-    config: Config, size: Size, classes: int, preprocessing: Preprocessing, fabric: Fabric, steps: int = 2
-) -> float:
-    """Return how long a plain training step of a residual network takes, per image: the fastest of a few.
+    network: nn.Module,
+    config: Config,
+    preprocessing: Preprocessing,
+    fabric: Fabric,
+    precisions: Iterable[str],
+    most: float = math.inf,
+    steps: int = 2,
+) -> dict[str, float]:
+    """Return how long a plain training step takes in each precision, per image: the fastest of a few.
 
     Args:
-        config: batch size and precision.
-        size: of the network.
-        classes: number of outputs.
+        network: moved to the device; its weights stay as they are, the statistics of its BatchNorm layers do not.
+        config: the batch size.
         preprocessing: channels and size of the images.
-        fabric: device and precision.
-        steps: how many are timed, after one that is not.
+        fabric: the device.
+        precisions: "32", "bf16" or both.
+        most: seconds after which no further round of steps is begun.
+        steps: how many are timed in each precision, taking turns, after one that counts only if there is no other.
     """
-    side = preprocessing.image_size
-    with torch.random.fork_rng(devices=[]):
-        network = search_network("residual", preprocessing.channels, classes, side, size)
-        network.to(fabric.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9, fused=True)
-    images = torch.randn(config.images_per_step(), preprocessing.channels, side, side, device=fabric.device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(config.images_per_step(), dtype=torch.long, device=fabric.device)
-    times = []
+    side, size, device = preprocessing.image_size, config.images_per_step(), fabric.device
+    network.to(device, memory_format=layout(network)).train()  # pyright: ignore[reportCallIssue]
+    trained = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, fused=True)
+    images = torch.randn(size, preprocessing.channels, side, side, device=device)
+    images = images.contiguous(memory_format=layout(network))
+    labels = torch.zeros(size, dtype=torch.long, device=device)
+    times: dict[str, list[float]] = {precision: [] for precision in precisions}
+    first = time.monotonic()
     for _ in range(steps + 1):
-        began = time.monotonic()
-        with fabric.autocast():
-            loss = F.cross_entropy(network(images), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        loss.item()  # waits for the device
-        times.append(time.monotonic() - began)
-    return min(times[1:]) / config.images_per_step()
+        for precision, taken in times.items():
+            began = time.monotonic()
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                loss = F.cross_entropy(network(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loss.item()  # waits for the device
+            taken.append(time.monotonic() - began)
+        if time.monotonic() - first > most:
+            break
+    return {precision: min(taken[1:] or taken) / size for precision, taken in times.items()}

@@ -8,9 +8,10 @@ from lightning_fabric import Fabric
 
 from dha.architecture import Limits, Size, given_limits, given_network, head_weights, search_network
 from dha.augmentation import OPERATIONS, AugmentationPolicy
-from dha.automatic import choose_size
-from dha.config import PARTS, Config, learned_parts
+from dha.automatic import SHARE, choose_size, fastest, open_precisions, seconds_per_image
+from dha.config import PARTS, Config, learned_parts, parse_budget
 from dha.data import Batches, Preprocessing, Splits
+from dha.engine import set_precision
 from dha.errors import DhaError
 from dha.joint import JointTraining
 
@@ -23,7 +24,6 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
     resolved.image_size = preprocessing.image_size
     resolved.learn = ",".join(learned_parts(config.learn)) or "none"
     resolved.device = fabric.device.type  # pyright: ignore[reportAttributeAccessIssue]
-    resolved.precision = "bf16" if fabric._precision.precision == "bf16-mixed" else "32"
     if config.batch_size is None:
         resolved.batch_size = 128 if len(splits.train) >= 2000 else 64
     if config.budget is None and config.epochs is None:
@@ -31,10 +31,18 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
     hyperparameters = resolved.hyperparameters
     hyperparameters.learning_rate, hyperparameters.weight_decay = hyperparameters.starts()
     hyperparameters.learn = ",".join(hyperparameters.learned()) or "none"
+    images, classes, precisions = len(splits.train), len(splits.classes), open_precisions(resolved, fabric)
     if config.network is None:
-        space, size = choose_size(resolved, len(splits.train), len(splits.classes), preprocessing, fabric)
+        space, size, precisions = choose_size(resolved, images, classes, preprocessing, fabric, precisions)
         resolved.space = space  # pyright: ignore[reportAttributeAccessIssue]
         resolved.architecture.width, resolved.architecture.depth, resolved.architecture.resolution = size
+    precision = precisions[0]
+    if len(precisions) > 1:
+        assert resolved.budget is not None
+        most = SHARE * parse_budget(resolved.budget)
+        network = build(resolved, preprocessing, classes, fabric.device)
+        precision = fastest(seconds_per_image(network, resolved, preprocessing, fabric, precisions, most))
+    resolved.precision = precision  # pyright: ignore[reportAttributeAccessIssue]
     return resolved
 
 
@@ -44,6 +52,7 @@ def prepare(
     """Build the training batches, those for the end of the run, which have validation images that were held out among
     them, those of validation images, and all that is learned from them; all randomness comes from ``config.seed``.
     """
+    set_precision(fabric, config.precision)
     share = fabric.global_rank, fabric.world_size
     if config.images_per_step() % fabric.world_size:
         raise DhaError(
@@ -58,9 +67,7 @@ def prepare(
         together = splits.train.join(splits.validation)
         everything = Batches(together, size, order, device, True, share)
     validation = Batches(splits.validation, size, held_out, device, True, share)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = build(config, preprocessing, len(splits.classes), fabric.device)
+    network = build(config, preprocessing, len(splits.classes), fabric.device)
     shape = preprocessing.channels, preprocessing.image_size, preprocessing.image_size
     if config.network is None:
         limits = Limits(network, shape, max_parameters=config.max_parameters, max_flops=config.max_flops)
@@ -89,26 +96,30 @@ def starting_policy(config: Config, preprocessing: Preprocessing) -> Augmentatio
 
 
 def build(config: Config, preprocessing: Preprocessing, classes: int, device: torch.device) -> torch.nn.Module:
-    """Return the network as it is when a run begins: the one that was brought, or one as the settings say."""
-    if config.network is not None:
-        shape = preprocessing.channels, classes, preprocessing.image_size
-        return given_network(config.network, *shape, device=device)
-    settings = config.architecture
-    assert settings.width is not None
-    assert settings.depth is not None
-    assert settings.resolution is not None
-    return search_network(
-        config.space,
-        preprocessing.channels,
-        classes,
-        preprocessing.image_size,
-        Size(settings.width, settings.depth, settings.resolution),
-        nodes=settings.nodes,
-        choose=settings.choose,
-        start=settings.start,
-        code_size=settings.code_size,
-        penalty=settings.penalty,
-        gradient=settings.gradient,
-        squeeze_excite=settings.squeeze_excite,
-        seed=config.seed,
-    )
+    """Return the network as it is when a run begins: the one that was brought, or one as the settings say; all chance
+    in it is that of ``config.seed``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.network is not None:
+            shape = preprocessing.channels, classes, preprocessing.image_size
+            return given_network(config.network, *shape, device=device)
+        settings = config.architecture
+        assert settings.width is not None
+        assert settings.depth is not None
+        assert settings.resolution is not None
+        return search_network(
+            config.space,
+            preprocessing.channels,
+            classes,
+            preprocessing.image_size,
+            Size(settings.width, settings.depth, settings.resolution),
+            nodes=settings.nodes,
+            choose=settings.choose,
+            start=settings.start,
+            code_size=settings.code_size,
+            penalty=settings.penalty,
+            gradient=settings.gradient,
+            squeeze_excite=settings.squeeze_excite,
+            seed=config.seed,
+        )

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dha import DhaError
-from dha.engine import HostCopy, make_fabric
+from dha.engine import HostCopy, make_fabric, precision_of, set_precision
 
 
 def test_automatic_choice_is_a_device_of_this_machine():
@@ -15,6 +15,20 @@ def test_precision_is_that_of_the_forward_pass(precision, dtype):
     fabric = make_fabric("cpu", precision, image_size=8)
     with fabric.autocast():
         assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
+
+
+def test_precision_can_be_changed_before_networks_are_set_up():
+    fabric = make_fabric("cpu", "32", image_size=8)
+    for precision, dtype in [("bf16", torch.bfloat16), ("bf16", torch.bfloat16), ("32", torch.float32)]:
+        set_precision(fabric, precision)
+        assert precision_of(fabric) == precision
+        dtypes = []
+        network = torch.nn.Linear(2, 2)
+        network.register_forward_hook(lambda module, inputs, output, seen=dtypes: seen.append(output.dtype))
+        assert fabric.setup_module(network)(torch.ones(1, 2)).dtype == torch.float32
+        with fabric.autocast():
+            network(torch.ones(1, 2))
+        assert dtypes == [dtype] * 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

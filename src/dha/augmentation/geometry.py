@@ -45,9 +45,9 @@ def cutout(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
     """
     half = magnitude.view(-1, 1) / 2
     columns, rows = _indices(images)
-    across = ((columns + 0.5) / images.shape[-1] - position[:, :1]).abs() < half
-    down = ((rows + 0.5) / images.shape[-2] - position[:, 1:]).abs() < half
-    return images * ~(down[:, :, None] & across[:, None, :])[:, None]
+    across = _nearer((columns + 0.5) / images.shape[-1] - position[:, :1], half)
+    down = _nearer((rows + 0.5) / images.shape[-2] - position[:, 1:], half)
+    return images * (1 - down[:, :, None] * across[:, None, :])[:, None]
 
 
 def horizontal_flip(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
@@ -90,18 +90,32 @@ def _from_centre(images: Tensor) -> tuple[Tensor, Tensor]:
 def _take(images: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
     """The pixels at whole columns (n or 1, W) and rows (n or 1, H), black where these lie outside the image."""
     height, width = images.shape[-2:]
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    inside = _within(rows, height)[:, :, None] * _within(columns, width)[:, None, :]
     flat = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
     taken = images.flatten(2).gather(2, flat.flatten(1)[:, None].expand(-1, images.shape[1], -1))
-    return taken.view(images.shape) * inside[:, None]
+    return taken.view(images.shape).mul_(inside[:, None])
 
 
 def _sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """The images at points x and y, (n, H, W) after broadcasting, in pixels from the centre; bilinear."""
     # The grid is built by hand: affine_grid multiplies matrices, and so loses precision under autocast.
     height, width = images.shape[-2:]
-    grid = torch.stack(torch.broadcast_tensors(x * (2 / width), y * (2 / height)), -1)
-    inside = (x.abs() < width / 2) & (y.abs() < height / 2)
+    # As complex numbers, because that lays x and y side by side in a quarter of the time of `stack`.
+    grid = torch.view_as_real(torch.complex(*torch.broadcast_tensors(x * (2 / width), y * (2 / height))))
+    inside = _nearer(x, width / 2) * _nearer(y, height / 2)
     sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     # As in Pillow the edge is hard: "zeros" padding would instead fade the outermost half pixel to black.
-    return (sampled * inside[:, None]).clamp(0, 1)
+    return sampled.mul_(inside[:, None]).clamp_(0, 1)
+
+
+# Masks are numbers from the start: on a CPU, booleans take several times as long to combine and to multiply by.
+
+
+def _nearer(distance: Tensor, limit: Tensor | float) -> Tensor:
+    """1 where a distance, of either sign, is below a limit, and 0 elsewhere."""
+    return torch.lt(distance.abs(), limit, out=torch.empty_like(distance))
+
+
+def _within(index: Tensor, size: int) -> Tensor:
+    """1 where an index lies in 0..size-1, and 0 elsewhere."""
+    return ((index >= 0) & (index < size)).float()

@@ -28,8 +28,8 @@ def auto_contrast(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor
     """
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     flat = high <= low
-    # Division rounds to at most 1, and the clamp only keeps the flat branch, which `where` drops, finite.
-    return torch.where(flat, images, (images - low) / (high - low).masked_fill(flat, 1.0))
+    # Division rounds to at most 1; a flat channel is shifted by 0 and divided by 1.
+    return (images - low.masked_fill(flat, 0.0)).div_((high - low).masked_fill_(flat, 1.0))
 
 
 def equalize(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
@@ -59,13 +59,14 @@ def invert(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
 def posterize(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
     """Keep the first floor(magnitude) of the 8 bits of every byte value; magnitude in bits, 1 to 8."""
     width = torch.exp2(8 - magnitude.floor()).view(-1, 1, 1, 1)
-    return ((images * 255).round() / width).floor() * width / 255
+    return (images * 255).round_().div_(width).floor_().mul_(width).div_(255)
 
 
 def solarize(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
     """Invert the values at or above a threshold; magnitude is that threshold, 0 (all values) to 1."""
-    # |1 - v| where inverted and |0 - v| elsewhere: twice as fast on CPU as `where`, and the same to the bit.
-    return ((images >= magnitude.view(-1, 1, 1, 1)).to(images.dtype) - images).abs()
+    # |1 - v| where inverted and |0 - v| elsewhere: many times as fast on CPU as `where`, and the same to the bit.
+    inverted = torch.ge(images, magnitude.view(-1, 1, 1, 1), out=torch.empty_like(images))
+    return inverted.sub_(images).abs_()
 
 
 def color(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ def contrast(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
 
 def brightness(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
     """Scale every value by 1 + magnitude; -1 is black."""
-    return (images * (1 + magnitude).view(-1, 1, 1, 1)).clamp(0, 1)
+    return (images * (1 + magnitude).view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def sharpness(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
@@ -92,9 +93,9 @@ def sharpness(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
     The smoothing is Pillow's: a 3x3 kernel of ones with 5 in the centre, over 13; the outermost pixels stay.
     """
     inner = images[..., 1:-1, 1:-1]
-    rows = images[..., :-2, :] + images[..., 1:-1, :] + images[..., 2:, :]
+    rows = (images[..., :-2, :] + images[..., 1:-1, :]).add_(images[..., 2:, :])
     # Adding slices is about ten times faster on CPU than a depthwise convolution or average pooling.
-    smooth = (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * inner) / 13
+    smooth = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).add_(inner, alpha=4).div_(13)
     result = images.clone()
     result[..., 1:-1, 1:-1] = _blend(smooth, inner, magnitude)
     return result
@@ -102,8 +103,9 @@ def sharpness(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
 
 def _blend(start: Tensor, images: Tensor, magnitude: Tensor) -> Tensor:
     """The point 1 + magnitude of the way from `start` to the images, clamped to [0, 1]."""
-    # Written around the images, not around `start`, so that magnitude 0 gives them back bit for bit.
-    return (images + magnitude.view(-1, 1, 1, 1) * (images - start)).clamp(0, 1)
+    # Written so that magnitude 0 gives the images back bit for bit.
+    beyond = magnitude.view(-1, 1, 1, 1)
+    return (images * (1 + beyond)).sub_(start * beyond).clamp_(0, 1)
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -111,4 +113,4 @@ def _grey(images: Tensor) -> Tensor:
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
     red, green, blue = images.split(1, 1)
-    return 0.299 * red + 0.587 * green + 0.114 * blue
+    return (0.299 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)

@@ -4,10 +4,11 @@ import ctypes
 import logging
 import os
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
@@ -25,7 +26,7 @@ def make_fabric(
     Args:
         device: "auto" (CUDA, then Apple's MPS, then CPU), "cpu", "cuda" or "mps".
         precision: "32", "bf16" (autocast), or "auto": bf16 where the hardware computes in it and images are large
-            enough to gain.
+            enough to gain; what a run that has the time to measure it can correct by ``set_precision``.
         image_size: side of the images in pixels.
         devices: processes of this machine, each with a device of its own.
         num_nodes: machines.
@@ -42,7 +43,7 @@ def make_fabric(
             f"device={device!r} is not on this machine: choose from {', '.join(d for d in there if there[d])}"
         )
     if precision == "auto":
-        precision = "bf16" if image_size >= 24 and _computes_in_bf16(device) else "32"
+        precision = "bf16" if image_size >= 24 and computes_in_bf16(device) else "32"
     # Fabric announces the precision in the middle of the progress display; it is in the saved settings.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     options: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
@@ -75,7 +76,22 @@ def _keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def _computes_in_bf16(device: str) -> bool:
+def precision_of(fabric: Fabric) -> Literal["32", "bf16"]:
+    """Return the precision that networks are set up in."""
+    return "bf16" if fabric.strategy.precision.precision == "bf16-mixed" else "32"
+
+
+def set_precision(fabric: Fabric, precision: str) -> None:
+    """Let networks that are set up from now on compute in "32" or "bf16"."""
+    if precision == precision_of(fabric):
+        return
+    plugin = MixedPrecision("bf16-mixed", fabric.device.type) if precision == "bf16" else Precision()
+    # Fabric has no word for it once it is launched, and it cannot be launched twice.
+    fabric._precision = fabric.strategy.precision = plugin
+
+
+def computes_in_bf16(device: str) -> bool:
+    """Return whether the hardware of a device, "cpu", "cuda" or "mps", computes in bfloat16 itself."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # Without these instructions a CPU emulates bfloat16, slower than float32.
