@@ -3,8 +3,9 @@
 The rule: of a ladder of residual networks that keep the limits on parameters and multiply-adds, the largest that passes
 over the training images at least ``PASSES`` times within the budget. Each rung is timed for a few steps of plain
 training at full size, until one is too slow or the timing itself has taken ``SHARE`` of the budget; learning makes
-steps slower and smaller images make them faster, both reckoned with. Where float32 and bfloat16 are both open, a rung
-is timed in both, and the faster one counts. The measurements behind it are in ``docs/results.md`` and
+steps slower and smaller images make them faster, both reckoned with. A search, in whatever space, may go to slower
+architectures than it begins with, as long as ``SEARCHED_PASSES`` passes fit in. Where float32 and bfloat16 are both
+open, a rung is timed in both, and the faster one counts. The measurements behind it are in ``docs/results.md`` and
 ``docs/performance.md``.
 """
 
@@ -14,10 +15,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dha.architecture import SIZES, ResidualNetwork, Size, count, layout, referred, search_network
+from dha.architecture import (
+    SIZES,
+    ResidualNetwork,
+    Size,
+    candidate_seconds,
+    count,
+    layout,
+    referred,
+    search_network,
+    sparse_codes,
+)
 from dha.config import Config, learned_parts, parse_budget
 from dha.data import Preprocessing
 from dha.engine import computes_in_bf16, precision_of
@@ -29,8 +40,14 @@ LADDER = [(8, 1), (12, 1), (16, 1), (24, 1), (32, 1), (48, 1), (64, 1), (64, 2),
 PASSES = 30.0
 """Passes over the training images that a budget should hold."""
 
+SEARCHED_PASSES = 15.0
+"""Passes that every architecture leaves time for that a search takes up, if any does."""
+
 LEARNING = 1.25
 """Time of a step that learns everything, over that of a plain one."""
+
+TIMED = 32
+"""Images that candidates are timed on."""
 
 SHARE = 0.03
 """Of the budget, at most spent on timing; a rung that has begun is finished."""
@@ -96,9 +113,6 @@ def choose_size(
     width, depth, resolution = SIZES[space]
     still_open = list(precisions)
     if space == "residual" and settings.width is None:
-        factor = LEARNING if learned_parts(config.learn) else 1.0
-        if config.progressive_resizing:
-            factor /= gain(preprocessing.image_size)
         ladder = LADDER
         if settings.depth is not None:
             ladder = sorted({(width, settings.depth) for width, _ in LADDER})
@@ -108,9 +122,10 @@ def choose_size(
             width, depth = ([rung for rung in ladder if rung[0] <= width] or ladder)[-1]
         else:
             budget, began = parse_budget(config.budget), time.monotonic()
+            most = affordable(config, images, preprocessing.image_size, PASSES)
             times: dict[tuple[int, int], dict[str, float]] = {}
 
-            def seconds_per_pass(rung: tuple[int, int]) -> float | None:
+            def seconds_of(rung: tuple[int, int]) -> float | None:
                 nonlocal still_open
                 if time.monotonic() - began > SHARE * budget:
                     return None
@@ -119,28 +134,69 @@ def choose_size(
                     network = search_network("residual", preprocessing.channels, classes, side, sizes[rung])
                 times[rung] = seconds_per_image(network, config, preprocessing, fabric, still_open)
                 still_open = within_reach(times[rung])
-                return factor * images * min(times[rung].values())
+                return min(times[rung].values())
 
-            width, depth = largest(ladder, seconds_per_pass, budget / PASSES)
+            width, depth = largest(ladder, seconds_of, most)
             still_open = [fastest(times[width, depth])]
     given = settings.width, settings.depth, settings.resolution
     chosen = (width, depth, resolution)
     return space, Size(*(b if a is None else a for a, b in zip(given, chosen, strict=True))), still_open
 
 
+def affordable(config: Config, images: int, side: int, passes: float) -> float:
+    """Return how long a plain training step may take per image at full size, in seconds, for a number of passes.
+
+    Args:
+        config: the settings, with a budget.
+        images: number of training images.
+        side: of the images, in pixels.
+        passes: over the training images, within the budget.
+    """
+    assert config.budget is not None
+    factor = LEARNING if learned_parts(config.learn) else 1.0
+    if config.progressive_resizing:
+        factor /= gain(side)
+    return parse_budget(config.budget) / (passes * images * factor)
+
+
+def affordable_choices(
+    network: nn.Module, config: Config, images: int, preprocessing: Preprocessing, fabric: Fabric
+) -> tuple[tuple[list[Tensor], float], float]:
+    """Return how long a training step of a search network takes with each candidate and without any, per image, and how
+    long it may take for ``SEARCHED_PASSES`` passes.
+
+    A candidate is taken to have the same share in a step as in its forward pass.
+
+    Args:
+        network: a search network; moved to the device, the statistics of its BatchNorm layers do not stay as they are.
+        config: the settings, with a budget and a precision.
+        images: number of training images.
+        preprocessing: channels and size of the images.
+        fabric: the device.
+    """
+    side, count = preprocessing.image_size, min(TIMED, config.images_per_step())
+    step = seconds_per_image(network, config, preprocessing, fabric, [config.precision])[config.precision]
+    inputs = torch.randn(count, preprocessing.channels, side, side, device=fabric.device)
+    with torch.autocast(fabric.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        forward, rest = candidate_seconds(network, inputs.contiguous(memory_format=layout(network)))
+    chosen = sum(float(s.gather(1, c.chosen.cpu()).sum()) for s, c in zip(forward, sparse_codes(network), strict=True))
+    scale = step / (rest + chosen)
+    return ([scale * seconds for seconds in forward], scale * rest), affordable(config, images, side, SEARCHED_PASSES)
+
+
 def largest(
-    ladder: list[tuple[int, int]], seconds_per_pass: Callable[[tuple[int, int]], float | None], most: float
+    ladder: list[tuple[int, int]], seconds_of: Callable[[tuple[int, int]], float | None], most: float
 ) -> tuple[int, int]:
-    """Return the last rung before the first that takes more than ``most`` seconds per pass; at least the first rung.
+    """Return the last rung before the first that takes more than ``most`` seconds per image; at least the first rung.
 
     Args:
         ladder: (width, depth) from small to large.
-        seconds_per_pass: of a rung, or None when there is no time left to measure it.
+        seconds_of: a rung, or None when there is no time left to measure it.
         most: the limit.
     """
     best = ladder[0]
     for rung in ladder:
-        seconds = seconds_per_pass(rung)
+        seconds = seconds_of(rung)
         if seconds is None or seconds > most:
             break
         best = rung

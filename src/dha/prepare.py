@@ -2,13 +2,14 @@
 
 import copy
 from dataclasses import fields
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
 from dha.architecture import Limits, Size, given_limits, given_network, head_weights, search_network
 from dha.augmentation import OPERATIONS, AugmentationPolicy
-from dha.automatic import SHARE, choose_size, fastest, open_precisions, seconds_per_image
+from dha.automatic import SHARE, affordable_choices, choose_size, fastest, open_precisions, seconds_per_image
 from dha.config import PARTS, Config, learned_parts, parse_budget
 from dha.data import Batches, Preprocessing, Splits
 from dha.engine import set_precision
@@ -67,15 +68,19 @@ def prepare(
         together = splits.train.join(splits.validation)
         everything = Batches(together, size, order, device, True, share)
     validation = Batches(splits.validation, size, held_out, device, True, share)
-    network = build(config, preprocessing, len(splits.classes), fabric.device)
+    network, learn = build(config, preprocessing, len(splits.classes), fabric.device), learned_parts(config.learn)
     shape = preprocessing.channels, preprocessing.image_size, preprocessing.image_size
     if config.network is None:
-        limits = Limits(network, shape, max_parameters=config.max_parameters, max_flops=config.max_flops)
+        most: dict[str, Any] = {}
+        if config.budget is not None and "architecture" in learn:
+            timed = build(config, preprocessing, len(splits.classes), fabric.device)
+            measured = affordable_choices(timed, config, len(splits.train), preprocessing, fabric)
+            most["seconds"], most["max_seconds"] = fabric.broadcast(measured)
+        limits = Limits(network, shape, max_parameters=config.max_parameters, max_flops=config.max_flops, **most)
         head = frozenset()
     else:
         limits = given_limits(network, config.network, shape, config.max_parameters, config.max_flops)
         head = head_weights(network, len(splits.classes))
-    learn = learned_parts(config.learn)
     policy = None
     if "augmentation" in learn:
         policy = starting_policy(config, preprocessing)

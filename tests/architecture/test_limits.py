@@ -115,6 +115,27 @@ def test_the_choice_is_the_best_of_all_within_the_limits(space, seed, parameters
     assert all(len({edge for edge, _ in node}) == c.choose for c in codes for node in c.choices())
 
 
+@settings(max_examples=30, deadline=None, database=None)
+@given(seed=st.integers(0, 2**31), share=st.floats(0, 1))
+def test_the_choice_is_the_best_of_those_fast_enough_or_the_fastest(seed, share):
+    network, costs = searched("residual")
+    scramble(network, seed)
+    generator = torch.Generator().manual_seed(seed)
+    times = [torch.rand(codes.real.shape, generator=generator).double() for codes in sparse_codes(network)]
+    taken = 0.5 + sum(np.ix_(*(t[0].numpy() for t in times)), start=np.zeros(())).ravel()
+    used, most = every_choice(network, costs), float(share * taken.max())
+    guarded = used[2] <= 1
+    limits = limits_by(costs, network, seconds=(times, 0.5), max_seconds=most)
+    allowed = guarded & (taken <= max(most, taken[guarded].min()) + 1e-8)
+    codes = sparse_codes(network)
+    chosen = limits.best(codes, fixed(network))
+    score = sum(float(c.scores().double().gather(1, picks).sum()) for c, picks in zip(codes, chosen, strict=True))
+    assert score == pytest.approx(used[3][allowed].max(), abs=1e-5)
+    for picks in ([c.chosen for c in codes], chosen):
+        seconds = 0.5 + sum(float(t.gather(1, p)) for t, p in zip(times, picks, strict=True))
+        assert seconds <= max(most, taken[guarded].min()) + 1e-8
+
+
 @pytest.mark.parametrize("space", ["cells", "residual", "mobile"])
 def test_limits_hold_for_the_derived_network(space):
     network = network_of(space, nodes=2)

@@ -13,6 +13,7 @@ from dha.architecture.recovery import recover, sparse_codes
 from dha.architecture.residual import BRANCHES, ResidualNetwork
 from dha.architecture.spaces import SIZES, Size, plain_network, search_network
 from dha.architecture.sparse import Recovery, SparseCodes, lasso
+from dha.architecture.timing import candidate_seconds
 
 __all__ = [
     "BRANCHES",
@@ -33,6 +34,7 @@ __all__ = [
     "SparseChoice",
     "SparseCodes",
     "Sum",
+    "candidate_seconds",
     "count",
     "derive",
     "genotype_of",

@@ -54,7 +54,7 @@ def candidate_costs(network: nn.Module, shape: Shape) -> tuple[list[CandidateCos
         network: on any device; left as it was.
         shape: of one image.
     """
-    places = list(_candidates(network))
+    places = list(places_of(network))
     candidates = {candidate for *_, candidate, _ in places}
     flops = _multiply_adds(network, shape, candidates)
     zeros = {m: torch.zeros(m.real.shape, dtype=torch.int64) for m in network.modules() if isinstance(m, SparseCodes)}
@@ -69,7 +69,7 @@ def candidate_costs(network: nn.Module, shape: Shape) -> tuple[list[CandidateCos
     return list(costs.values()), (sum(p.numel() for p in rest), flops[network])
 
 
-def _candidates(network: nn.Module) -> Iterator[tuple[SparseCodes, int, int, nn.Module, nn.Module]]:
+def places_of(network: nn.Module) -> Iterator[tuple[SparseCodes, int, int, nn.Module, nn.Module]]:
     """Yield codes, node, position and module of every candidate, and a module that takes as many multiply-adds."""
     for module in network.modules():
         if isinstance(module, SparseChoice):
@@ -111,7 +111,7 @@ def _metered(network: nn.Module, shape: Shape, candidates: Collection[nn.Module]
         # What candidates inside of this one took is theirs.
         flops[module] += unclaimed() - began.pop()
 
-    hooks = [m.register_forward_hook(_compute_others) for m in network.modules() if candidates]
+    hooks = [m.register_forward_hook(compute_others) for m in network.modules() if candidates]
     for module in (network, *candidates):
         hooks.append(module.register_forward_pre_hook(lambda *_: began.append(unclaimed())))
         hooks.append(module.register_forward_hook(leave))
@@ -134,7 +134,7 @@ def _metered(network: nn.Module, shape: Shape, candidates: Collection[nn.Module]
     return flops
 
 
-def _compute_others(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+def compute_others(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     """Compute the candidates that a module of a search network has not chosen too."""
     if isinstance(module, SparseChoice):
         for name in set(module.names) - set(module.chosen()):

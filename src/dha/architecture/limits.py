@@ -1,5 +1,6 @@
 """Limits on what an architecture may cost, kept by every architecture that a search visits."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -30,6 +31,9 @@ class Limits:
         shape: channels, height and width of an image.
         max_parameters: the most parameters that a derived network may have.
         max_flops: the most multiply-adds per image.
+        seconds: how long each candidate takes, and the rest, as ``candidate_seconds`` returns it.
+        max_seconds: the longest that an architecture may take; where other limits leave none so fast, as long as the
+            fastest does.
         weightless: the largest share of choices without weights, unless candidates or fixed nodes leave no other.
 
     Raises:
@@ -43,13 +47,18 @@ class Limits:
         *,
         max_parameters: int | None = None,
         max_flops: int | None = None,
+        seconds: tuple[Sequence[Tensor], float] | None = None,
+        max_seconds: float = math.inf,
         weightless: float = 0.5,
     ) -> None:
         codes = [module for module in network.modules() if isinstance(module, SparseCodes)]
         costs, rest = candidate_costs(network, shape)
-        # The candidates of all nodes in one row. They use up parameters, multiply-adds, and choices without weights.
-        self._uses = np.stack([_row(getattr(c, use) for c in costs) for use in ("parameters", "flops", "weightless")])
-        self._rest = np.array([*rest, 0])
+        times, rest_time = ([c.flops * 0.0 for c in costs], 0.0) if seconds is None else seconds
+        # The candidates of all nodes in one row. They use up parameters, multiply-adds, choices without weights, and
+        # nanoseconds.
+        uses = [_row(getattr(c, use) for c in costs) for use in ("parameters", "flops", "weightless")]
+        self._uses = np.stack([*uses, (1e9 * _row(times)).astype(np.int64)])
+        self._rest = np.array([*rest, 0, int(1e9 * rest_time)])
         sizes = [c.real.shape[1] for c in codes for _ in c.real]
         edges = [torch.arange(c.real.shape[1]) // c.operations for c in codes for _ in c.real]
         self._node, self._widest = np.repeat(np.arange(len(sizes)), sizes), max(sizes, default=1)
@@ -58,14 +67,19 @@ class Limits:
         # Nodes of a kind of cell that the network does not have cost nothing, and do not count as choices.
         exists = np.bincount(self._node, self._uses[0], len(sizes)) > 0
         most = [ENDLESS if m is None else m for m in (max_parameters, max_flops)]
-        self._most = np.array([*most, int(weightless * self._choose[exists].sum())])
+        self._most = np.array([*most, int(weightless * self._choose[exists].sum()), ENDLESS])
+        if seconds is not None and max_seconds < math.inf:
+            everything = _row(c.real for c in codes)
+            fastest = self._solve(-1 * self._uses[3], everything, self._bounds(everything))
+            if fastest is not None:
+                self._most[3] = max(int(1e9 * max_seconds), self._used(fastest)[3])
         if (self._used(_row(map(_mask, codes))) > self._bounds(_row(c.real for c in codes))).any():
             for c, chosen in zip(codes, self.best(codes, [torch.zeros_like(c.frozen) for c in codes]), strict=True):
                 c.take(chosen)
 
     def cost(self, codes: Sequence[SparseCodes]) -> tuple[int, int]:
         """Return parameters and multiply-adds per image of the network that would be derived now."""
-        parameters, flops, _ = self._used(_row(map(_mask, codes))).tolist()
+        parameters, flops, *_ = self._used(_row(map(_mask, codes))).tolist()
         return parameters, flops
 
     def best(self, codes: Sequence[SparseCodes], fixed: Sequence[Tensor]) -> list[Tensor]:
@@ -101,7 +115,7 @@ class Limits:
         # The guard gives way to nodes that have too few edges with a candidate that has weights.
         weighted = np.unique(self._edge[allowed & (self._uses[2] == 0)]) // self._widest
         needed = (self._choose - np.bincount(weighted, minlength=len(self._choose))).clip(0).sum()
-        return np.maximum(self._most, [0, 0, needed])
+        return np.maximum(self._most, [0, 0, needed, 0])
 
     def _solve(self, scores: np.ndarray, allowed: np.ndarray, bounds: np.ndarray) -> np.ndarray | None:
         """Return which of the allowed candidates are best, by an integer linear program; None if there is no way."""
@@ -130,10 +144,10 @@ class Limits:
 
     def _refusal(self, allowed: np.ndarray, bounds: np.ndarray) -> str:
         def least(use: int, max_parameters: int = ENDLESS) -> int:
-            taken = self._solve(-1 * self._uses[use], allowed, np.array([max_parameters, ENDLESS, bounds[2]]))
+            taken = self._solve(-1 * self._uses[use], allowed, np.array([max_parameters, ENDLESS, bounds[2], ENDLESS]))
             return self._used(allowed if taken is None else taken)[use]
 
-        parameters, flops, _ = bounds.tolist()
+        parameters, flops, *_ = bounds.tolist()
         if (fewest := least(0)) > parameters:
             return f"max_parameters={parameters}: {SMALLEST} has {fewest} parameters: {REMEDY}"
         within = "" if parameters == ENDLESS else f"with max_parameters={parameters} "
