@@ -77,7 +77,8 @@ class AugmentationConfig(Section):
 
     Args:
         rule: "generalisation" (operations that close the gap between training and validation loss), "validation" (pairs
-            whose images help the validation loss at the next step) or "adversarial" (pairs with high training loss).
+            whose images help the validation loss at the next step), "adversarial" (pairs with high training loss), or
+            "fixed": the policy is applied as it is and not learned, whatever `learn` says.
         probe_every: steps between two probes of the generalisation rule.
         memory: of the generalisation rule, share of the run after which a probe counts 1/e.
         temperature: of the generalisation rule, in units of the validation loss; the lower, the more the best
@@ -91,7 +92,7 @@ class AugmentationConfig(Section):
         learning_rate: of Adam on the logits, in the other rules.
     """
 
-    rule: Literal["generalisation", "validation", "adversarial"] = "generalisation"
+    rule: Literal["generalisation", "validation", "adversarial", "fixed"] = "generalisation"
     probe_every: int = 8
     memory: float = 0.5
     temperature: float = 0.1

@@ -54,7 +54,7 @@ class JointTraining:
 
     Args:
         network: the network to train; searched until ``finish_search`` if there are sparse codes in it.
-        policy: the augmentation policy to learn, or None to leave images alone.
+        policy: the augmentation policy to apply, and to learn by its rule, or None to leave images alone.
         validation: endless batches (uint8 images, labels) of held-out images.
         preprocessing: normalisation of the images.
         config: the settings of the run.
@@ -198,7 +198,7 @@ class JointTraining:
                     # Judged without any: a loss that is smoothed itself wants what it is smoothed by.
                     plain = self._held_out_gradient(active, self.side(progress), smoothing=0.0)
                     self.smoothing.move(cosine(plain, smoother), rate)
-            if learner is not None and draws is not None and learner.rule is None:
+            if learner is not None and draws is not None and learner.by_signal:
                 aligned = learner.by_validation
                 learner.note(draws, self._alignments(inputs, labels, active, held_out) if aligned else losses.detach())
         self.optimizer.zero_grad()

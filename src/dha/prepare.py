@@ -70,7 +70,7 @@ def prepare(
         head = head_weights(network, len(splits.classes))
     learn = learned_parts(config.learn)
     policy = None
-    if "augmentation" in learn:
+    if "augmentation" in learn or config.augmentation.rule == "fixed":
         policy = starting_policy(config, preprocessing)
     joint = JointTraining(network, policy, validation.forever(), preprocessing, config, fabric, draws, limits, head)
     if joint.searching and "architecture" not in learn:
