@@ -9,7 +9,7 @@ from typing import Any, Literal
 from dha.errors import DhaError
 
 PARTS = ("architecture", "augmentation", "hyperparameters")
-LEARNED = ("learning_rate", "weight_decay", "momentum", "label_smoothing")
+LEARNED = ("learning_rate", "weight_decay", "momentum", "label_smoothing", "drop_path")
 
 
 @dataclass
@@ -109,7 +109,8 @@ class HyperparametersConfig(Section):
 
     Args:
         optimizer: "sgd" (with Nesterov momentum) or "adamw".
-        learn: which of learning_rate, weight_decay, momentum and label_smoothing are learned, separated by commas.
+        learn: which of learning_rate, weight_decay, momentum, label_smoothing and drop_path are learned, separated by
+            commas.
         learning_rate: peak of the schedule at the start; of a network that was brought, the peak of its head, which is
             the last layer with an output per class: its other weights start at 0.15 times that, and learn their own.
             When not given 0.2 (sgd) or 0.002 (adamw).
@@ -117,6 +118,8 @@ class HyperparametersConfig(Section):
             (sgd) or 0.05 (adamw).
         momentum: of SGD; the first beta of AdamW.
         label_smoothing: share of each label that is spread over all classes, in the training loss.
+        drop_path: probability that a block which adds to its input leaves out what it would add, in training, for each
+            image on its own (residual and mobile space, and any ``DropPath`` in a network that was brought).
         warmup: share of the run in which the learning rate rises linearly.
         horizon: share of the run over which a hypergradient looks back at what a learned value has done to the weights;
             0 looks at the last step alone.
@@ -132,6 +135,7 @@ class HyperparametersConfig(Section):
     weight_decay: float | None = None
     momentum: float = 0.9
     label_smoothing: float = 0.1
+    drop_path: float = 0.0
     warmup: float = 0.05
     horizon: float = 0.25
     rate: float = 1.0

@@ -6,7 +6,7 @@ from dataclasses import fields
 import torch
 from lightning_fabric import Fabric
 
-from dha.architecture import Limits, Size, given_limits, given_network, head_weights, search_network
+from dha.architecture import Limits, Size, drop_paths, given_limits, given_network, head_weights, search_network
 from dha.augmentation import OPERATIONS, AugmentationPolicy
 from dha.automatic import choose_size
 from dha.config import PARTS, Config, learned_parts
@@ -61,6 +61,12 @@ def prepare(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = build(config, preprocessing, len(splits.classes), fabric.device)
+    drop_path = config.hyperparameters.drop_path
+    if drop_path and not drop_paths(network):
+        raise DhaError(
+            f"hyperparameters.drop_path={drop_path}: nothing can be dropped in this network: leave it out, choose "
+            "space='residual' or 'mobile', or put a dha.architecture.DropPath into the network that is brought"
+        )
     shape = preprocessing.channels, preprocessing.image_size, preprocessing.image_size
     if config.network is None:
         limits = Limits(network, shape, max_parameters=config.max_parameters, max_flops=config.max_flops)

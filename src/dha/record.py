@@ -110,6 +110,7 @@ def row(
         "weight_decay": float(f"{joint.weight_decay.value.item():.4g}"),
         "momentum": float(f"{1 - joint.friction.value.item():.4g}"),
         "label_smoothing": float(f"{joint.smoothing.value.item():.4g}"),
+        "drop_path": float(f"{joint.depth.probability.value.item():.4g}"),
         "policy_untouched": "",
         "policy_entropy": "",
         "policy_top_pairs": "",
