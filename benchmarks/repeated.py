@@ -8,14 +8,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+PROGRAM = ("-m", "dha")
+
 
 def fit_all(
-    source: str, settings: Mapping[str, Sequence[str]], seeds: int, jobs: int
+    source: str,
+    settings: Mapping[str, Sequence[str]],
+    seeds: int,
+    jobs: int,
+    *,
+    program: Sequence[str] = PROGRAM,
+    more: Callable[[Path], dict[str, Any]] = lambda out: {},
 ) -> dict[str, list[dict[str, Any]]]:
     """Train once per setting and seed; return the results of every setting by seed.
 
@@ -24,16 +32,20 @@ def fit_all(
         settings: name -> arguments of `dha fit`.
         seeds: seeds 0..seeds-1.
         jobs: how many runs go on at once, each on one thread.
+        program: what Python runs that takes the arguments of `dha`.
+        more: reads further results from the folder of a run.
     """
 
     def fit(task: tuple[int, str]) -> tuple[str, dict[str, Any]]:
         seed, name = task
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
-            command = [sys.executable, "-m", "dha", "fit", source, "--out", str(out), f"--seed={seed}", *settings[name]]
+            command = [sys.executable, *program, "fit", source, "--out", str(out), f"--seed={seed}", *settings[name]]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             began = time.monotonic()
-            subprocess.run(command, check=True, capture_output=True, env=environment)
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
             model = json.loads((out / "model" / "model.json").read_text())
             last = model["schedule"][-1]
             result = {
@@ -46,6 +58,7 @@ def fit_all(
                 "weight_decay": last["weight_decay"],
                 "top_pair": model["results"]["policy_top_pair"],
                 "genotype": model["genotype"],
+                **more(out),
             }
             print(f"{name} seed {seed}: {result['test_accuracy']:.2f} % in {result['seconds']} s", file=sys.stderr)
             return name, result

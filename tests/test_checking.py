@@ -27,6 +27,7 @@ from dha.config import PARTS, config_dict
             "hyperparameters.learn='colour'.*decay",
         ),
         (Config(hyperparameters=HyperparametersConfig(learn="label_smoothing", label_smoothing=0.0)), "start above 0"),
+        (Config(hyperparameters=HyperparametersConfig(learn="drop_path")), "drop_path=0.*start above 0"),
         (Config(hyperparameters=HyperparametersConfig(optimizer="lion")), "hyperparameters.optimizer='lion'.*adamw"),  # pyright: ignore[reportArgumentType]
         (Config(architecture=ArchitectureConfig(depth=0)), "architecture.depth=0.*between 1 and 100"),
     ],

@@ -50,6 +50,7 @@ def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
     assert description["results"]["validation_accuracy"] == float(rows[4]["validation_accuracy"])
     policy = AugmentationPolicy.load(out / "model" / "policy.json")
     assert policy.to_dict() == result.model.learned["policy"]
+    assert float(rows[-1]["policy_untouched"]) == pytest.approx(policy.untouched(), abs=1e-5)
     loaded = TrainedModel.load(out / "model")
     assert loaded.learned["policy"] == policy.to_dict()
     assert loaded.genotype == result.model.genotype

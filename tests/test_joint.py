@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dha import AugmentationConfig, Config, HyperparametersConfig
+from dha import AugmentationConfig, Config, DhaError, HyperparametersConfig
+from dha.architecture import DropPath, drop_paths
 from dha.augmentation import AugmentationPolicy
 from dha.config import LEARNED
 from dha.data import Preprocessing, load_source, measure, split
@@ -81,9 +82,11 @@ def test_learning_rate_moves_by_the_cosine_at_the_new_weights(splits, small):
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_only_the_values_asked_for_move(splits, small, name):
-    settings = HyperparametersConfig(learn=name, warmup=0.0)
-    batches, joint = joint_training(splits, small(learn="hyperparameters", every=1, hyperparameters=settings))
-    values = [s.value for s in (joint.peaks[0], joint.weight_decay, joint.friction, joint.smoothing)]
+    settings = HyperparametersConfig(learn=name, warmup=0.0, drop_path=0.1)
+    config = small(learn="hyperparameters", space="residual", every=1, hyperparameters=settings)
+    batches, joint = joint_training(splits, config)
+    scalars = joint.peaks[0], joint.weight_decay, joint.friction, joint.smoothing, joint.depth.probability
+    values = [scalar.value for scalar in scalars]
     before = [value.clone() for value in values]
     joint.network.train()
     for (images, labels), index in zip(batches, range(3), strict=False):
@@ -117,10 +120,52 @@ def test_label_smoothing_moves_by_its_cosine_with_the_plain_loss(splits, small):
     torch.testing.assert_close(joint.smoothing.value, expected, rtol=1e-4, atol=0)
 
 
+def test_branches_are_dropped_in_training_and_the_probability_moves_by_its_cosine(splits, small):
+    settings = HyperparametersConfig(learn="drop_path", drop_path=0.3, rate=0.5, warmup=0.0)
+    config = small(learn="hyperparameters", space="residual", every=1, hyperparameters=settings)
+    batches, joint = joint_training(splits, config)
+    images, labels = next(iter(batches))
+    held_out = next(iter(joint.validation))
+    joint.validation = itertools.repeat(held_out)
+    generator = torch.Generator().set_state(joint.depth.generator.get_state())
+    joint.network.train()
+
+    def training_losses(network, uniforms, probability):
+        for path, row in zip(drop_paths(network), uniforms >= probability, strict=True):
+            path.factors = row.float() / (1 - probability)
+        losses = F.cross_entropy(network(joint.inputs(images)), labels, reduction="none", label_smoothing=0.1)
+        for path in drop_paths(network):
+            path.factors = None
+        return losses
+
+    expected = training_losses(copy.deepcopy(joint.plain), torch.rand(6, len(labels), generator=generator), 0.3)
+    losses, _ = joint.step(images, labels, progress=0.0)
+    torch.testing.assert_close(losses, expected)
+    assert all(path.factors is None for path in drop_paths(joint.plain))
+    network = copy.deepcopy(joint.plain)
+    weights = list(network.parameters())
+    loss = F.cross_entropy(network(joint.inputs(held_out[0])), held_out[1], label_smoothing=0.1)
+    gradient = torch.autograd.grad(loss, weights)
+    uniforms = torch.rand(6, len(labels), generator=generator)
+    more, less = (training_losses(network, uniforms, p).mean() for p in (0.405, 0.195))
+    direction = torch.autograd.grad(more - less, weights)
+    expected = 0.3 * torch.exp(0.5 * cosine(gradient, direction))
+    assert abs(expected - 0.3) > 1e-4
+    torch.testing.assert_close(joint.depth.probability.value, expected, rtol=1e-4, atol=0)
+
+
+def test_a_network_without_branches_to_drop_is_refused(splits, small):
+    settings = HyperparametersConfig(drop_path=0.1)
+    with pytest.raises(DhaError, match=r"drop_path=0.1: nothing can be dropped.*residual"):
+        joint_training(splits, small(hyperparameters=settings))
+    brought_path = brought(DropPath(), hyperparameters=settings)
+    assert len(joint_training(splits, brought_path)[1].paths) == 1
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_what_is_learned_goes_on_where_it_was(splits, small, optimizer):
-    settings = HyperparametersConfig(optimizer=optimizer, learn=LEARNED, warmup=0.0)
-    config = small(learn="hyperparameters", every=2, hyperparameters=settings)
+    settings = HyperparametersConfig(optimizer=optimizer, learn=LEARNED, warmup=0.0, drop_path=0.1)
+    config = small(learn="hyperparameters", space="residual", every=2, hyperparameters=settings)
     several = list(itertools.islice(joint_training(splits, config)[0].forever(), 12))
     joints = [joint_training(splits, config)[1] for _ in range(2)]
     for joint in joints:
@@ -135,6 +180,7 @@ def test_what_is_learned_goes_on_where_it_was(splits, small, optimizer):
     values = [[s.value for s in (*j.peaks, j.weight_decay, j.friction, j.smoothing)] for j in joints]
     assert values[0] == values[1]
     assert len({joint.smoothing.late for joint in joints}) == 1
+    assert len({joint.depth.probability.late for joint in joints}) == 1
     assert all(torch.equal(a, b) for a, b in zip(*(j.plain.state_dict().values() for j in joints), strict=True))
 
 

@@ -16,8 +16,9 @@ def check(config: Config) -> None:
         for name, hint in get_type_hints(type(section) if prefix else Config).items():
             _check_value(f"{prefix}{name}", getattr(section, name), hint, ranges.get(f"{prefix}{name}"))
     learned_parts(config.learn)
-    if "label_smoothing" in config.hyperparameters.learned() and not config.hyperparameters.label_smoothing:
-        raise DhaError("hyperparameters.label_smoothing=0: to be learned it has to start above 0, it moves by factors")
+    for name in ("label_smoothing", "drop_path"):
+        if name in config.hyperparameters.learned() and not getattr(config.hyperparameters, name):
+            raise DhaError(f"hyperparameters.{name}=0: to be learned it has to start above 0, it moves by factors")
     if config.budget is not None:
         if config.epochs is not None:
             raise DhaError(f"budget={config.budget!r} and epochs={config.epochs}: give one of the two")
@@ -112,6 +113,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("hyperparameters.weight_decay", 0.0, 1.0),
     ("hyperparameters.momentum", 0.0, 0.999),
     ("hyperparameters.label_smoothing", 0.0, 0.9),
+    ("hyperparameters.drop_path", 0.0, 0.9),
     ("hyperparameters.warmup", 0.0, 0.9),
     ("hyperparameters.horizon", 0.0, 1.0),
     ("hyperparameters.rate", 0.0, 10.0),

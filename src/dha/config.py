@@ -9,7 +9,7 @@ from typing import Any, Literal
 from dha.errors import DhaError
 
 PARTS = ("architecture", "augmentation", "hyperparameters")
-LEARNED = ("learning_rate", "weight_decay", "momentum", "label_smoothing")
+LEARNED = ("learning_rate", "weight_decay", "momentum", "label_smoothing", "drop_path")
 
 
 @dataclass
@@ -77,7 +77,8 @@ class AugmentationConfig(Section):
 
     Args:
         rule: "generalisation" (operations that close the gap between training and validation loss), "validation" (pairs
-            whose images help the validation loss at the next step) or "adversarial" (pairs with high training loss).
+            whose images help the validation loss at the next step), "adversarial" (pairs with high training loss), or
+            "fixed": the policy is applied as it is and not learned, whatever `learn` says.
         probe_every: steps between two probes of the generalisation rule.
         memory: of the generalisation rule, share of the run after which a probe counts 1/e.
         temperature: of the generalisation rule, in units of the validation loss; the lower, the more the best
@@ -93,7 +94,7 @@ class AugmentationConfig(Section):
         learning_rate: of Adam on the logits, in the other rules.
     """
 
-    rule: Literal["generalisation", "validation", "adversarial"] = "generalisation"
+    rule: Literal["generalisation", "validation", "adversarial", "fixed"] = "generalisation"
     probe_every: int = 8
     memory: float = 0.5
     temperature: float = 0.1
@@ -111,7 +112,8 @@ class HyperparametersConfig(Section):
 
     Args:
         optimizer: "sgd" (with Nesterov momentum) or "adamw".
-        learn: which of learning_rate, weight_decay, momentum and label_smoothing are learned, separated by commas.
+        learn: which of learning_rate, weight_decay, momentum, label_smoothing and drop_path are learned, separated by
+            commas.
         learning_rate: peak of the schedule at the start; of a network that was brought, the peak of its head, which is
             the last layer with an output per class: its other weights start at 0.15 times that, and learn their own.
             When not given 0.2 (sgd) or 0.002 (adamw).
@@ -119,6 +121,8 @@ class HyperparametersConfig(Section):
             (sgd) or 0.05 (adamw).
         momentum: of SGD; the first beta of AdamW.
         label_smoothing: share of each label that is spread over all classes, in the training loss.
+        drop_path: probability that a block which adds to its input leaves out what it would add, in training, for each
+            image on its own (residual and mobile space, and any ``DropPath`` in a network that was brought).
         warmup: share of the run in which the learning rate rises linearly.
         horizon: share of the run over which a hypergradient looks back at what a learned value has done to the weights;
             0 looks at the last step alone.
@@ -134,6 +138,7 @@ class HyperparametersConfig(Section):
     weight_decay: float | None = None
     momentum: float = 0.9
     label_smoothing: float = 0.1
+    drop_path: float = 0.0
     warmup: float = 0.05
     horizon: float = 0.25
     rate: float = 1.0

@@ -73,7 +73,7 @@ def summary(run: Run, out: str | Path) -> str:
         f"weight decay: {start[1]:g} -> {last['weight_decay']:g}",
         *(
             f"{name.replace('_', ' ')}: {getattr(run.config.hyperparameters, name):g} -> {last[name]:g}"
-            for name in ("momentum", "label_smoothing")
+            for name in ("momentum", "label_smoothing", "drop_path")
             if name in run.config.hyperparameters.learned()
         ),
     ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from dha.architecture import Limits, derive, layout, recover, sparse_codes
+from dha.architecture import Limits, derive, drop_paths, layout, recover, sparse_codes
 from dha.augmentation import AugmentationPolicy, alignments
 from dha.config import Config, learned_parts
 from dha.data import Preprocessing
@@ -28,6 +28,7 @@ from dha.hyperparameters import (
 )
 from dha.policy_learning import PolicyLearning
 from dha.resizing import pixels, training_side
+from dha.stochastic_depth import StochasticDepth
 
 BACKBONE = 0.15
 """Where the learning rate of the other weights starts, as a share of that of the head, where the head has its own.
@@ -54,7 +55,7 @@ class JointTraining:
 
     Args:
         network: the network to train; searched until ``finish_search`` if there are sparse codes in it.
-        policy: the augmentation policy to learn, or None to leave images alone.
+        policy: the augmentation policy to apply, and to learn by its rule, or None to leave images alone.
         validation: endless batches (uint8 images, labels) of held-out images.
         preprocessing: normalisation of the images.
         config: the settings of the run.
@@ -103,6 +104,7 @@ class JointTraining:
         self.weight_decay = LearnedScalar(decay, *decays, fabric.device)
         self.friction = LateScalar(1 - settings.momentum, *FRICTIONS, fabric.device)
         self.smoothing = LateScalar(settings.label_smoothing, *SMOOTHINGS, fabric.device)
+        self.depth = StochasticDepth(settings.drop_path, fabric, config.seed)
         self.steps, self.settled = 0, False
         self.found: list[Tensor] | None = None
         self.skipped = torch.zeros((), dtype=torch.long, device=fabric.device)
@@ -120,7 +122,8 @@ class JointTraining:
         named = {n: p for n, p in network.named_parameters() if p.requires_grad and all(p is not c for c in compressed)}
         self.weights = list(named.values())
         self.norms = [m for m in network.modules() if isinstance(m, BatchNorm)]
-        # Nothing is random in the networks of our spaces.
+        self.paths = drop_paths(network)
+        # Nothing else is random in the networks of our spaces.
         self.others = [m for m in network.modules() if self.given and not isinstance(m, BatchNorm)]
         groups = [[p for n, p in named.items() if n not in self.head], [p for n, p in named.items() if n in self.head]]
         settings = self.config.hyperparameters
@@ -164,7 +167,8 @@ class JointTraining:
             smaller, draws = learner.augment(smaller)
         inputs = self._normalise(smaller)
 
-        logits = self.network(inputs)
+        with self.depth.dropping(self.paths, len(labels)):
+            logits = self.network(inputs)
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing.late)
         self.fabric.backward(losses.mean())
         sound = everywhere(losses.detach().isfinite().all(), self.fabric)
@@ -198,7 +202,14 @@ class JointTraining:
                     # Judged without any: a loss that is smoothed itself wants what it is smoothed by.
                     plain = self._held_out_gradient(active, self.side(progress), smoothing=0.0)
                     self.smoothing.move(cosine(plain, smoother), rate)
-            if learner is not None and draws is not None and learner.rule is None:
+                if "drop_path" in self.learned:
+
+                    def loss() -> Tensor:
+                        return F.cross_entropy(self.plain(inputs), labels, label_smoothing=self.smoothing.late)
+
+                    with undisturbed(self.norms, self.others), self.fabric.autocast():
+                        self.depth.learn(loss, self.paths, len(labels), active, held_out, rate)
+            if learner is not None and draws is not None and learner.by_signal:
                 aligned = learner.by_validation
                 learner.note(draws, self._alignments(inputs, labels, active, held_out) if aligned else losses.detach())
         self.optimizer.zero_grad()

@@ -27,7 +27,7 @@ FEWEST = 16
 
 
 class PolicyLearning:
-    """Augments batches by a policy, and moves the policy by one of the rules.
+    """Augments batches by a policy, and moves the policy by one of the rules, or not at all.
 
     Args:
         policy: learned in place.
@@ -36,8 +36,9 @@ class PolicyLearning:
         generator: CPU generator of the draws, alike in all processes.
 
     Attributes:
-        rule: the generalisation rule, or None where one of the others is used.
+        rule: the generalisation rule, or None where it is another.
         by_validation: whether the rule asks for alignments with the validation gradient.
+        by_signal: whether it learns from what ``note`` is told.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class PolicyLearning:
         self.policy, self.fabric, self.generator = policy, fabric, generator
         self.rule: GeneralisationRule | None = None
         self.by_validation = settings.rule == "validation"
+        self.by_signal = settings.rule in ("validation", "adversarial")
         if settings.rule == "generalisation":
             self.rule = GeneralisationRule(
                 policy, settings.temperature, settings.harm, settings.memory, settings.full_gap
@@ -91,7 +93,7 @@ class PolicyLearning:
         self.probed = drawn[0], drawn[1], progress, HostCopy(torch.cat(measured))
 
     def note(self, draws: Draws, signal: Tensor) -> None:
-        """Take in, for one of the other rules, what it looks at: a number (n,) per image of this process's part."""
+        """Take in what a rule by signal looks at: a number (n,) per image of this process's part."""
         self.pending = draws.pairs, HostCopy(gathered(signal, self.fabric))
 
     def update(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from dha.architecture import Limits, Size, given_limits, given_network, head_weights, search_network
+from dha.architecture import Limits, Size, drop_paths, given_limits, given_network, head_weights, search_network
 from dha.augmentation import OPERATIONS, AugmentationPolicy
 from dha.automatic import SHARE, affordable_choices, choose_size, fastest, open_precisions, seconds_per_image
 from dha.config import PARTS, Config, learned_parts, parse_budget
@@ -69,6 +69,12 @@ def prepare(
         everything = Batches(together, size, order, device, True, share)
     validation = Batches(splits.validation, size, held_out, device, True, share)
     network, learn = build(config, preprocessing, len(splits.classes), fabric.device), learned_parts(config.learn)
+    drop_path = config.hyperparameters.drop_path
+    if drop_path and not drop_paths(network):
+        raise DhaError(
+            f"hyperparameters.drop_path={drop_path}: nothing can be dropped in this network: leave it out, choose "
+            "space='residual' or 'mobile', or put a dha.architecture.DropPath into the network that is brought"
+        )
     shape = preprocessing.channels, preprocessing.image_size, preprocessing.image_size
     if config.network is None:
         most: dict[str, Any] = {}
@@ -82,7 +88,7 @@ def prepare(
         limits = given_limits(network, config.network, shape, config.max_parameters, config.max_flops)
         head = head_weights(network, len(splits.classes))
     policy = None
-    if "augmentation" in learn:
+    if "augmentation" in learn or config.augmentation.rule == "fixed":
         policy = starting_policy(config, preprocessing)
     joint = JointTraining(network, policy, validation.forever(), preprocessing, config, fabric, draws, limits, head)
     if joint.searching and "architecture" not in learn:

@@ -110,12 +110,15 @@ def row(
         "weight_decay": float(f"{joint.weight_decay.value.item():.4g}"),
         "momentum": float(f"{1 - joint.friction.value.item():.4g}"),
         "label_smoothing": float(f"{joint.smoothing.value.item():.4g}"),
+        "drop_path": float(f"{joint.depth.probability.value.item():.4g}"),
+        "policy_untouched": "",
         "policy_entropy": "",
         "policy_top_pairs": "",
         "searching": int(joint.searching),
         "skipped_steps": int(joint.skipped),
     }
     if joint.policy is not None:
+        values["policy_untouched"] = round(joint.policy.untouched(), 5)
         values["policy_entropy"] = round(joint.policy.entropy().item(), 4)
         pairs = joint.policy.top_pairs(TOP_PAIRS)
         values["policy_top_pairs"] = " ".join(f"{a}>{b}:{p:.3f}" for a, b, p in pairs)

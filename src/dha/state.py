@@ -151,6 +151,7 @@ def _joint_state(joint: JointTraining) -> dict[str, Any]:
         "network": joint.plain.state_dict(),
         "optimizer": joint.optimizer.state_dict(),
         "smoothing": joint.smoothing.state_dict(),
+        "depth": joint.depth.state_dict(),
         "skipped": joint.skipped,
         "known_skipped": joint.known_skipped,
         "looked": joint.looked.wait(),
@@ -175,6 +176,7 @@ def _load_joint(joint: JointTraining, state: Mapping[str, Any]) -> None:
     joint.plain.load_state_dict(state["network"])
     joint.optimizer.load_state_dict(state["optimizer"])
     joint.smoothing.load_state_dict(state["smoothing"])
+    joint.depth.load_state_dict(state["depth"])
     joint.skipped.copy_(state["skipped"])
     joint.known_skipped, joint.looked = state["known_skipped"], HostCopy(state["looked"])
     joint.recently_skipped = 0

@@ -95,6 +95,15 @@ def test_top_pairs_and_entropy() -> None:
     )
 
 
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_untouched_is_the_share_of_draws_with_identity_in_both_slots(structure: Literal["slots", "pairs"]) -> None:
+    policy = random_policy(structure)
+    pairs = policy.draw(20_000, torch.Generator().manual_seed(0)).pairs
+    assert policy.untouched() == pytest.approx((pairs == 0).all(1).float().mean().item(), abs=0.01)
+    assert AugmentationPolicy(identity_probability=0.3).untouched() == pytest.approx(0.09)
+    assert AugmentationPolicy(["invert", "rotate"]).untouched() == 0
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_apply_is_one_operation_after_the_other(channels: int, photo: Tensor) -> None:
     generator = torch.Generator().manual_seed(8)

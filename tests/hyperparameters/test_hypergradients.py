@@ -1,9 +1,13 @@
 """Each closed form against autograd through one real step of SGD or AdamW, or through five."""
 
+import itertools
+import math
+
 import pytest
 import torch
 from torch import nn
 
+from dha.architecture import drop_factors
 from dha.engine import MovingAverage
 from dha.hyperparameters import (
     LearnedScalar,
@@ -11,6 +15,7 @@ from dha.hyperparameters import (
     adamw_update,
     cosine,
     dot,
+    drop_path_direction,
     learning_rate_gradient,
     momentum_gradient,
     norm,
@@ -105,6 +110,65 @@ def test_label_smoothing_falls_where_labels_can_be_trusted_and_rises_where_they_
         direction = smoothing_direction(images[:count] @ weights, labels[:count], [weights])
         share.move(cosine(torch.autograd.grad(held_out, weights), direction), rate=0.1)
     assert share.value > 0.2 if noise else share.value < 0.02
+
+
+@pytest.mark.parametrize(("probability", "error"), [(0.01, 1e-3), (0.1, 0.02), (0.3, 0.3)])
+def test_drop_path_against_autograd_through_a_step_on_the_mean_over_all_masks(probability, error):
+    generator = torch.Generator().manual_seed(0)
+    first, second, head = (torch.randn(4, k, generator=generator).double().requires_grad_() for k in (4, 4, 3))
+    weights = [first, second, head]
+    inputs, unseen = torch.randn(2, 5, 4, generator=generator).double()
+    labels, truth = torch.randint(3, (2, 5), generator=generator)
+    # Of both branches; images are dropped for independently, so that one image stands for all.
+    masks = list(itertools.product((0, 1), repeat=2))
+
+    def loss(images, classes, weights, factors=(1.0, 1.0)):
+        for matrix, factor in zip(weights, factors, strict=False):
+            images = images + factor * torch.tanh(images @ matrix)
+        return nn.functional.cross_entropy(images @ weights[2], classes)
+
+    def mean_loss(p):
+        chances = [math.prod(1 - p if kept else p for kept in mask) for mask in masks]
+        losses = [loss(inputs, labels, weights, [kept / (1 - p) for kept in mask]) for mask in masks]
+        return torch.stack([chance * value for chance, value in zip(chances, losses, strict=True)]).sum()
+
+    p = torch.tensor(probability, dtype=torch.float64, requires_grad=True)
+    gradients = torch.autograd.grad(mean_loss(p), weights, create_graph=True)
+    after = [weight.detach() - 0.1 * gradient for weight, gradient in zip(weights, gradients, strict=True)]
+    (oracle,) = torch.autograd.grad(loss(unseen, truth, after), p)
+
+    after = [weight.detach().requires_grad_() for weight in after]
+    g_v = torch.autograd.grad(loss(unseen, truth, after), after)
+    step = probability * (1 - probability) / 2
+    direction = drop_path_direction(mean_loss(probability + step), mean_loss(probability - step), weights)
+    assert abs(oracle) > 1e-3
+    assert (-0.1 * dot(g_v, direction) / (2 * step) / oracle).item() == pytest.approx(1, abs=error)
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_drop_path_rises_where_unseen_images_lack_what_the_branch_sees_and_falls_where_they_have_it(missing):
+    probability, true = LearnedScalar(0.1, 1e-3, 0.5), torch.randn(10, 3)
+    seen_by_all, seen_by_branch = torch.randn(2, 600, 10)
+    labels = ((seen_by_all + seen_by_branch) @ true).argmax(1)
+    if missing:
+        seen_by_branch[300:] = torch.randn(300, 10)
+    train, held_out = slice(0, 300), slice(300, 600)
+    straight, branch = torch.zeros(2, 10, 3)
+
+    def loss(part, factors):
+        logits = seen_by_all[part] @ straight + factors[:, None] * (seen_by_branch[part] @ branch)
+        return nn.functional.cross_entropy(logits, labels[part])
+
+    for _ in range(150):
+        now, weights = probability.value.item(), [straight.requires_grad_(), branch.requires_grad_()]
+        gradients = torch.autograd.grad(loss(train, drop_factors(torch.rand(300), now)), weights)
+        weights = [(w.detach() - 0.5 * g).requires_grad_() for w, g in zip(weights, gradients, strict=True)]
+        straight, branch = weights
+        g_v = torch.autograd.grad(loss(held_out, torch.ones(300)), weights)
+        uniforms, step = torch.rand(300), now * (1 - now) / 2
+        more, less = (loss(train, drop_factors(uniforms, p)) for p in (now + step, now - step))
+        probability.move(cosine(g_v, drop_path_direction(more, less, weights)), rate=0.2)
+    assert probability.value == 0.5 if missing else probability.value < 0.06
 
 
 def adamw_step(theta, averages, squares, gradients, count, lr, wd, beta1):

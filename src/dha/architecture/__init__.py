@@ -4,6 +4,7 @@ from dha.architecture.blocks import BlockGenotype, BlockNetwork, referred
 from dha.architecture.cells import CellNetwork, CellSearchNetwork
 from dha.architecture.choice import SparseChoice, Sum, derive
 from dha.architecture.costs import count
+from dha.architecture.drop_path import DropPath, drop_factors, drop_paths, dropping
 from dha.architecture.genotype import Genotype
 from dha.architecture.given import GivenGenotype, genotype_of, given_limits, given_network, head_weights, layout
 from dha.architecture.limits import Limits
@@ -23,6 +24,7 @@ __all__ = [
     "BlockNetwork",
     "CellNetwork",
     "CellSearchNetwork",
+    "DropPath",
     "Genotype",
     "GivenGenotype",
     "Limits",
@@ -37,6 +39,9 @@ __all__ = [
     "candidate_seconds",
     "count",
     "derive",
+    "drop_factors",
+    "drop_paths",
+    "dropping",
     "genotype_of",
     "given_limits",
     "given_network",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dha.architecture.blocks import BlockNetwork, Choice
 from dha.architecture.depthwise import DepthwiseConv2d
+from dha.architecture.drop_path import DropPath
 from dha.architecture.operations import Scale
 from dha.architecture.residual import SMALLEST, conv_norm, shrinking
 
@@ -87,11 +88,12 @@ class InvertedResidual(nn.Module):
         }
         if self.adds:
             table["skip"] = lambda: nn.Sequential(Scale())
+            self.drop = DropPath()
         self.branch = choice(table, next(iter(LAYERS)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels_in, H, W) to (N, channels_out, ceil(H/stride), ceil(W/stride))."""
-        return x + self.branch(x) if self.adds else self.branch(x)
+        return x + self.drop(self.branch(x)) if self.adds else self.branch(x)
 
 
 class MobileNetwork(BlockNetwork):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dha.architecture.blocks import BlockNetwork, Choice
 from dha.architecture.depthwise import DepthwiseConv2d
+from dha.architecture.drop_path import DropPath
 from dha.architecture.operations import Scale
 
 STAGES = 3
@@ -87,10 +88,11 @@ class Residual(nn.Module):
     def __init__(self, channels: int, choice: Choice, reference: str = "pair_3x3") -> None:
         super().__init__()
         self.branch = choice({name: lambda make=make: make(channels) for name, make in BRANCHES.items()}, reference)
+        self.drop = DropPath()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
-        return torch.relu_(x + self.branch(x))
+        return torch.relu_(x + self.drop(self.branch(x)))
 
 
 class ResidualNetwork(BlockNetwork):

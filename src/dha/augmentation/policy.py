@@ -114,6 +114,13 @@ class AugmentationPolicy:
         logs = self.log_probabilities()
         return -(logs.exp() * logs).sum()
 
+    def untouched(self) -> float:
+        """Return the probability that an image is left alone: "identity" in both slots."""
+        if "identity" not in self.operations:
+            return 0.0
+        identity = self.operations.index("identity")
+        return self.probabilities()[identity, identity].item()
+
     def top_pairs(self, count: int) -> list[tuple[str, str, float]]:
         """Return the `count` most probable pairs (all, if there are fewer) as (first, second, probability)."""
         size = len(self.operations)

@@ -1,0 +1,33 @@
+"""`dha` whose training images are mirrored and cropped at random before anything else is done to them.
+
+    python benchmarks/flips.py fit SOURCE --out runs/flips --space residual
+
+Half of the images are mirrored, and each is cut out of itself padded by an eighth of its side in black, as the careful
+recipe does. All else is `dha`: the policy is applied on top, and probes measure what it adds. Validation and test
+images stay as they are.
+"""
+
+import sys
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from careful import crops
+from dha.cli import main
+from dha.joint import JointTraining
+
+plain_step = JointTraining.step
+
+
+def step(self: JointTraining, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    """Train on a batch as `JointTraining` does, after flips and crops."""
+    side = images.shape[-1]
+    padded = F.pad(images, [side // 8] * 4).permute(0, 2, 3, 1)
+    every = torch.arange(len(images), device=images.device)
+    return plain_step(self, crops(padded, every, side, flip=True), labels, progress)
+
+
+if __name__ == "__main__":
+    JointTraining.step = step
+    sys.exit(main())

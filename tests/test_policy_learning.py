@@ -1,0 +1,101 @@
+"""What becomes of the policy in the joint step: fixed, or moved by what is planted in the validation images."""
+
+import itertools
+
+import pytest
+import torch
+
+from dha import AugmentationConfig, HyperparametersConfig
+from dha.augmentation import AugmentationPolicy
+from dha.data import Preprocessing, load_source, measure, split
+from dha.engine import make_fabric
+from dha.prepare import prepare, resolve
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return split(load_source("digits"), validation_fraction=0.2, test_fraction=0.0, seed=0)
+
+
+def begin(splits, config):
+    """Return endless training batches, and joint training and learning of its policy before the first step."""
+    fabric = make_fabric("cpu", "32", 8)
+    preprocessing = Preprocessing(8, 1, *measure(splits.train.images))
+    batches, *_, joint = prepare(splits, preprocessing, resolve(config, splits, preprocessing, fabric), fabric)
+    joint.network.train()
+    assert joint.learner is not None
+    return batches.forever(), joint, joint.learner
+
+
+@pytest.mark.parametrize("learn", ["none", "augmentation"])
+def test_a_fixed_policy_is_applied_and_never_moves(splits, small, tmp_path, learn):
+    AugmentationPolicy(["identity", "invert", "rotate"], "pairs", 0.4).save(tmp_path / "policy.json")
+    settings = AugmentationConfig(rule="fixed", start=str(tmp_path / "policy.json"), probe_every=1)
+    batches, joint, learner = begin(splits, small(learn=learn, every=1, augmentation=settings))
+    joint.validation = iter([])  # No probe, no validation gradient: nobody asks for an image.
+    policy, applied = learner.policy, []
+    before, apply = policy.to_dict(), policy.apply
+    policy.apply = lambda images, draws: applied.append(draws) or apply(images, draws)
+    for step, batch in enumerate(itertools.islice(batches, 5)):
+        joint.step(*batch, progress=0.1 * step)
+    assert policy.to_dict() == before
+    assert len(applied) == 5
+    assert len(torch.cat([draws.pairs for draws in applied]).unique(dim=0)) == 9
+
+
+def test_without_a_file_a_fixed_policy_is_the_one_near_identity(splits, small):
+    settings = AugmentationConfig(rule="fixed", identity=0.6)
+    *_, learner = begin(splits, small(learn="none", augmentation=settings))
+    assert learner.policy.untouched() == pytest.approx(0.36)
+
+
+def test_a_saved_policy_draws_and_does_the_same_from_its_file(splits, small, tmp_path):
+    images = splits.train.images[:64].float() / 255
+    *_, first = begin(splits, small(learn="augmentation", seed=3, augmentation=AugmentationConfig(identity=0.2)))
+    first.policy.save(tmp_path / "policy.json")
+    settings = AugmentationConfig(rule="fixed", start=str(tmp_path / "policy.json"))
+    *_, second = begin(splits, small(seed=3, augmentation=settings))
+    *_, other = begin(splits, small(seed=4, augmentation=settings))
+    (changed, draws), (again, same), (_, others) = (learner.augment(images) for learner in (first, second, other))
+    assert torch.equal(draws.pairs, same.pairs)
+    assert torch.equal(draws.uniforms, same.uniforms)
+    assert torch.equal(changed, again)
+    assert not torch.equal(changed, images)
+    assert not torch.equal(draws.uniforms, others.uniforms)
+
+
+STEPS = 30
+
+
+def learned(splits, small, tmp_path, rule, seen):
+    """Return the probability of identity, flip and inversion in each slot after ``STEPS`` steps.
+
+    They follow as many without a policy: a network that knows nothing minds no operation. ``seen`` makes the validation
+    images.
+    """
+    AugmentationPolicy(["identity", "horizontal_flip", "invert"], identity_probability=0.5).save(tmp_path / "p.json")
+    augmentation = AugmentationConfig(rule=rule, start=str(tmp_path / "p.json"), probe_every=2, learning_rate=0.2)
+    settings = {"learn": "augmentation", "space": "residual", "every": 1, "augmentation": augmentation}
+    batches, joint, learner = begin(
+        splits, small(**settings, hyperparameters=HyperparametersConfig(learning_rate=0.05))
+    )
+    joint.validation = ((seen(images), labels) for images, labels in joint.validation)
+    joint.learner = None
+    for step, batch in enumerate(itertools.islice(batches, 2 * STEPS)):
+        if step == STEPS:
+            joint.learner = learner
+        joint.step(*batch, progress=0.5 * step / STEPS)
+    return learner.policy.operation_probabilities()
+
+
+@pytest.mark.parametrize("rule", ["generalisation", "validation"])
+def test_images_are_mirrored_where_unseen_images_are_mirrored(splits, small, tmp_path, rule):
+    shares = learned(splits, small, tmp_path, rule, lambda images: images.flip(-1))
+    assert shares[:, 1].max() > 0.5, "from .25"
+    assert shares[:, 2].max() < 0.15, "from .25"
+
+
+@pytest.mark.parametrize("rule", ["generalisation", "validation"])
+def test_images_are_left_alone_where_every_operation_hurts(splits, small, tmp_path, rule):
+    shares = learned(splits, small, tmp_path, rule, lambda images: images)
+    assert shares[:, 0].min() > 0.75, "from .5"
