@@ -22,7 +22,7 @@ from dha.prepare import prepare, resolve
 from dha.state import Position, RunState, fingerprint, resumed_config
 
 RECOVERIES = 20
-WRITING = 0.02
+WRITING = 0.01
 """The share of the time that checkpoints at the ends of epochs may take; others come by the clock."""
 RETRIES = 3
 """How often a training that has diverged goes back to its last good state, with half the learning rate."""

@@ -23,7 +23,7 @@ from dha.config import AugmentationConfig
 from dha.engine import HostCopy, gathered
 
 FEWEST = 16
-"""Images of a part that a probe uses at least."""
+"""Images of a part below which a probe uses all of them: BatchNorm needs some."""
 
 
 class PolicyLearning:
@@ -73,7 +73,7 @@ class PolicyLearning:
         Args:
             losses: returns the loss (n,) of each of some images with their labels, for the network as it is.
             parts: images, float32 in [0, 1], and labels: of training, not trained on yet, and of validation; half of
-                each is used, but at least ``FEWEST``, which is what BatchNorm needs.
+                each is used, unless that is fewer than ``FEWEST``.
             progress: share of the run that is over, in [0, 1].
         """
         assert self.rule is not None
@@ -85,8 +85,9 @@ class PolicyLearning:
         drawn: list[Draws] = []
         measured: list[Tensor] = []
         for images, labels in parts:
-            count = max(FEWEST, len(labels) // 2)
-            images, labels = images[:count], labels[:count]
+            # Every second one, so that several processes together use the same images as one alone.
+            stride = 2 if len(labels) * self.fabric.world_size >= 2 * FEWEST else 1
+            images, labels = images[::stride], labels[::stride]
             drawn.append(self.rule.probe(len(labels) * self.fabric.world_size, self.generator))
             changed = self.policy.apply(images, self._mine(drawn[-1]))
             measured += [gathered(losses(variant, labels), self.fabric) for variant in (images, changed)]
