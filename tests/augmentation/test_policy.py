@@ -113,12 +113,19 @@ def test_apply_is_one_operation_after_the_other(channels: int, photo: Tensor) ->
     result = policy.apply(images, draws)
     for k, (first, second) in enumerate(draws.pairs.tolist()):
         image = before[k : k + 1]
-        for slot, operation in enumerate((first, second)):
+        for slot, operation in enumerate((first, second) if first != second else (first,)):
             image = OPERATIONS[policy.operations[operation]](image, draws.uniforms[k : k + 1, slot])
         assert torch.allclose(result[k : k + 1], image, atol=1e-6)
     assert torch.equal(images, before)
     assert not result.requires_grad
     assert torch.equal(policy.apply(images, draws), result)
+
+
+def test_an_operation_that_is_drawn_twice_is_applied_once(photo: Tensor) -> None:
+    for operations in (["identity", "horizontal_flip"], ["horizontal_flip"]):
+        flip = operations.index("horizontal_flip")
+        draws = Draws(torch.full((1, 2), flip), torch.rand(1, 2, 3))
+        assert torch.equal(AugmentationPolicy(operations).apply(photo, draws), photo.flip(-1))
 
 
 def test_apply_leaves_identity_pairs_and_the_input_alone(photo: Tensor) -> None:

@@ -141,7 +141,9 @@ class AugmentationPolicy:
 
     @torch.no_grad()
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """Apply the drawn pairs, first slot first.
+        """Apply the drawn pairs, first slot first; an operation that is drawn twice is applied once.
+
+        Else a policy that mirrors in both slots would not mirror at all.
 
         Args:
             images: float32 (n, C, H, W) in [0, 1] on any device, H and W at least 4; not modified.
@@ -157,20 +159,21 @@ class AugmentationPolicy:
             raise DhaError(f"the images are {images.dtype}; convert them to torch.float32 with values in [0, 1]")
         if len(images) != len(draws.pairs):
             raise DhaError(f"{len(images)} images but draws for {len(draws.pairs)}; draw as many as there are images")
-        for slot in (0, 1):
-            images = self._apply_slot(images, draws.pairs[:, slot], draws.uniforms[:, slot])
-        return images
+        first, second = draws.pairs.unbind(1)
+        images = self._apply_slot(images, first, draws.uniforms[:, 0])
+        return self._apply_slot(images, second.masked_fill(first == second, len(self.operations)), draws.uniforms[:, 1])
 
     def _apply_slot(self, images: Tensor, choice: Tensor, uniforms: Tensor) -> Tensor:
         """Sort the images by operation, so that each operation runs once on a slice, and put them back in order."""
         order = choice.argsort(stable=True)
-        counts = choice.bincount(minlength=len(self.operations)).tolist()
+        # What is beyond the operations is left alone.
+        counts = choice.bincount(minlength=len(self.operations) + 1).tolist()
         forward, back = _to_device(torch.stack([order, order.argsort()]), images.device)
         groups = images[forward].split(counts)
         parameters = _to_device(uniforms[order], images.device).split(counts)
         results = [
             OPERATIONS[name](group, numbers)
-            for name, group, numbers in zip(self.operations, groups, parameters, strict=True)
+            for name, group, numbers in zip((*self.operations, "identity"), groups, parameters, strict=True)
             if len(group)
         ]
         return torch.cat(results)[back]
