@@ -10,7 +10,7 @@ from dha.architecture import Limits, Size, given_limits, given_network, head_wei
 from dha.augmentation import OPERATIONS, AugmentationPolicy
 from dha.automatic import choose_size
 from dha.config import PARTS, Config, learned_parts
-from dha.data import Batches, Preprocessing, Splits
+from dha.data import Batches, Preprocessing, Splits, on_device
 from dha.errors import DhaError
 from dha.joint import JointTraining
 
@@ -52,12 +52,12 @@ def prepare(
         )
     order, held_out, draws = (torch.Generator().manual_seed(3 * config.seed + i) for i in range(3))
     size, device = config.images_per_step(), fabric.device
-    batches = Batches(splits.train, size, order, device, True, share)
+    train, unseen = on_device([splits.train, splits.validation], device)
+    batches = Batches(train, size, order, device, True, share)
     everything = batches
     if splits.held_out and config.settle < 1:
-        together = splits.train.join(splits.validation)
-        everything = Batches(together, size, order, device, True, share)
-    validation = Batches(splits.validation, size, held_out, device, True, share)
+        everything = Batches(train.join(unseen), size, order, device, True, share)
+    validation = Batches(unseen, size, held_out, device, True, share)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = build(config, preprocessing, len(splits.classes), fabric.device)

@@ -5,10 +5,12 @@ import warnings
 from collections.abc import Mapping
 from itertools import combinations
 
-from torch import Tensor
+import numpy as np
 
 from dha.data.images import LabelledImages
 from dha.errors import DataWarning
+
+_CHUNK = 256
 
 
 def warn_of_duplicates(parts: Mapping[str, LabelledImages | None], place: str) -> None:
@@ -18,9 +20,8 @@ def warn_of_duplicates(parts: Mapping[str, LabelledImages | None], place: str) -
         parts: name -> images of one shape, None for a part that there is not.
         place: what the warning calls the source.
     """
-    digests = {name: _digests(part.images) for name, part in parts.items() if part is not None}
-    known = {name: set(found) for name, found in digests.items()}
-    counts = [(a, b, sum(digest in known[a] for digest in digests[b])) for a, b in combinations(digests, 2)]
+    digests = {name: _digests(part) for name, part in parts.items() if part is not None}
+    counts = [(a, b, _count(digests[b], digests[a])) for a, b in combinations(digests, 2)]
     found = [f"{count} of {len(digests[b])} {b} images are {a} images too" for a, b, count in counts if count]
     if found:
         warnings.warn(
@@ -31,6 +32,19 @@ def warn_of_duplicates(parts: Mapping[str, LabelledImages | None], place: str) -
         )
 
 
-def _digests(images: Tensor) -> list[bytes]:
-    # Hashed one by one: 100,000 images of 32 x 32 take about half a second of one core.
-    return [hashlib.sha256(image).digest() for image in images.contiguous().flatten(1).numpy()]
+def _count(some: np.ndarray, known: np.ndarray) -> int:
+    places = np.searchsorted(known, some)
+    return int(np.count_nonzero(known[np.minimum(places, len(known) - 1)] == some))
+
+
+def _digests(part: LabelledImages) -> np.ndarray:
+    """Return 8 bytes for each image, sorted: of 10^12 pairs, one in 10^7 data sets has two images that share them."""
+    digests = np.empty(len(part), dtype=np.uint64)
+    first = 0
+    for images, _ in part.chunks(_CHUNK):
+        # Hashed one by one: 100,000 images of 32 x 32 take about half a second of one core.
+        found = b"".join(hashlib.sha256(image).digest()[:8] for image in images.contiguous().flatten(1).numpy())
+        digests[first : first + len(images)] = np.frombuffer(found, dtype=np.uint64)
+        first += len(images)
+    digests.sort()
+    return digests
