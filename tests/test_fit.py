@@ -249,7 +249,7 @@ def test_images_on_disk_train_the_same_weights_and_are_decoded_once_for_all_atte
         if progress > 0.6:
             raise Stopped
 
-    settings = {"epochs": 2, "batch_size": 16, "every": 3, "checkpoint_every": 0.0}
+    settings = {"epochs": 2, "batch_size": 16, "every": 3}
     expected = run(tmp_path / "photos", config=small(cache="memory", **settings)).model
     disk, out = small(cache="disk", **settings), tmp_path / "run"
     with pytest.raises(Stopped):

@@ -112,9 +112,17 @@ def test_images_with_metadata(tmp_path: Path):
 
 def test_arrays_and_plain_labels():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3))
-    source = load_source(datasets.Dataset.from_dict({"img": pixels.tolist(), "target": ["b", "a", "b"]}))
-    assert source.classes == ("a", "b")
-    assert np.array_equal(source.train.images.numpy(), pixels.transpose(0, 3, 1, 2))
+    dataset = datasets.Dataset.from_dict({"img": pixels.tolist(), "target": ["b", "a", "b"]})
+    for source in (load_source(dataset), load_source(dataset.to_iterable_dataset())):
+        assert source.classes == ("a", "b")
+        assert np.array_equal(source.train.images.numpy(), pixels.transpose(0, 3, 1, 2))
+
+
+def test_arrays_of_different_shapes_are_refused():
+    small, large = np.zeros((1024, 4, 4)).tolist(), np.zeros((2, 8, 8)).tolist()
+    dataset = datasets.Dataset.from_dict({"img": small + large, "target": [0, 1] * 513})
+    with pytest.raises(DhaError, match="img holds arrays of different shapes"):
+        load_source(dataset)
 
 
 def test_fine_labels_win_over_coarse_ones():

@@ -189,8 +189,10 @@ def _part(dataset: Any, place: str) -> Part | None:
             return ItemPart(_Stream(encoded, column, place), labels, place)
         return ItemPart(Sliced(_Rows(encoded, column), len(dataset)), labels, place)
     chunks = _column(dataset.with_format("numpy"), column, place, _CHUNK)
-    images = np.concatenate([np.asarray(chunk) for chunk in chunks])
-    return ArrayPart(pixels_from_array(images, f"{place}: {column}"), labels, place)
+    arrays = [np.asarray(chunk) for chunk in chunks]
+    if len({array.shape[1:] for array in arrays}) > 1:
+        raise DhaError(f"{place}: {column} holds arrays of different shapes; bring them to one, or store image files")
+    return ArrayPart(pixels_from_array(np.concatenate(arrays), f"{place}: {column}"), labels, place)
 
 
 def _labels(dataset: Any, place: str) -> Labels | None:
