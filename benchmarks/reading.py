@@ -26,9 +26,10 @@ import torch
 from PIL import Image
 
 from dha.config import ArchitectureConfig, Config
-from dha.data import LabelledImages, Preprocessing, Source, load_source, split
+from dha.data import LabelledImages, Preprocessing, Source, load_source, measure, split
 from dha.engine import make_fabric
 from dha.prepare import prepare, resolve
+from dha.state import fingerprint
 
 SIDE, BATCH, CLASSES = 224, 64, 10
 
@@ -103,15 +104,20 @@ def main() -> None:
         def load() -> Source:
             return load_source(photos, image_size=SIDE, cache="disk", folder=out)
 
-        def cold(measure: Callable[[Source], Any]) -> Any:
+        def cold(timed: Callable[[Source], Any]) -> Any:
             drop(out)
-            return measure(load())
+            return timed(load())
 
         began, busy = time.monotonic(), time.process_time()
         load()
         seconds, processor = time.monotonic() - began, time.process_time() - busy
         rows["reading a batch, cold"] = cold(lambda source: reading(source.train))
         rows["reading a batch, warm"] = reading(load().train)
+        busy = time.process_time()
+        splits = split(load(), validation_fraction=0.1, test_fraction=0.0, seed=0)
+        measure(splits.train)
+        fingerprint(splits)
+        passing = time.process_time() - busy
         waits, taken = cold(lambda source: training(source, options.steps))
         # The first batch of a run is waited for.
         rows["waiting for a batch in training, cold"], rows["a step"] = waits[1:], taken[1:]
@@ -120,10 +126,12 @@ def main() -> None:
         "bytes_per_jpeg": mean_size,
         "images_per_second": options.images / seconds,
         "images_per_processor_second": options.images / processor,
+        "looked_through_per_processor_second": options.images / passing,
     }
     print(
         f"{options.images} JPEGs of {mean_size / 1000:.0f} kB decoded: {decoding['images_per_second']:.0f} images/s, "
-        f"{decoding['images_per_processor_second']:.0f} per second of a core\n"
+        f"{decoding['images_per_processor_second']:.0f} per second of a core; "
+        f"looked through for duplicates, mean and deviation: {decoding['looked_through_per_processor_second']:.0f}\n"
     )
     print("| | n | median, ms | most, ms |\n|---|---|---|---|")
     for name, values in rows.items():

@@ -90,15 +90,13 @@ class Batches:
 
     def _read_ahead(self, parts: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         pinned = self._device.type == "cuda"
+        # Never shut down here: its thread ends with it, also where this generator is left at the end of the program.
         reader = ThreadPoolExecutor(1)
-        try:
-            ahead = deque(reader.submit(self._data.read, part, pinned) for part in islice(parts, AHEAD))
-            while ahead:
-                images, labels = ahead.popleft().result()
-                ahead.extend(reader.submit(self._data.read, part, pinned) for part in islice(parts, 1))
-                yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
-        finally:
-            reader.shutdown(cancel_futures=True)
+        ahead = deque(reader.submit(self._data.read, part, pinned) for part in islice(parts, AHEAD))
+        while ahead:
+            images, labels = ahead.popleft().result()
+            ahead.extend(reader.submit(self._data.read, part, pinned) for part in islice(parts, 1))
+            yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
     def forever(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches of one shuffled epoch after the other, without end."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 
 import numpy as np
@@ -20,9 +20,19 @@ def warn_of_duplicates(parts: Mapping[str, LabelledImages | None], place: str) -
         parts: name -> images of one shape, None for a part that there is not.
         place: what the warning calls the source.
     """
-    digests = {name: _digests(part) for name, part in parts.items() if part is not None}
-    counts = [(a, b, _count(digests[b], digests[a])) for a, b in combinations(digests, 2)]
-    found = [f"{count} of {len(digests[b])} {b} images are {a} images too" for a, b, count in counts if count]
+    present = [(name, part) for name, part in parts.items() if part is not None]
+    (first, largest), rest = present[0], present[1:]
+    known = {name: np.unique(np.concatenate([*_digests(part)]), return_counts=True) for name, part in rest}
+    # Of the first part, which is that of training, no more than a chunk of digests is kept.
+    shared = {(first, name): np.zeros(len(digests), dtype=bool) for name, (digests, _) in known.items()}
+    for some in _digests(largest):
+        for name, (digests, _) in known.items():
+            places = np.minimum(np.searchsorted(digests, some), len(digests) - 1)
+            shared[first, name][places[digests[places] == some]] = True
+    shared |= {(a, b): np.isin(known[b][0], known[a][0]) for a, b in combinations(known, 2)}
+    counts = [(a, b, int(known[b][1][both].sum())) for (a, b), both in shared.items()]
+    sizes = {name: len(part) for name, part in rest}
+    found = [f"{count} of {sizes[b]} {b} images are {a} images too" for a, b, count in counts if count]
     if found:
         warnings.warn(
             f"{place}: {', '.join(found)} (equal in every pixel, at the size trained at): accuracy on them tells "
@@ -32,19 +42,9 @@ def warn_of_duplicates(parts: Mapping[str, LabelledImages | None], place: str) -
         )
 
 
-def _count(some: np.ndarray, known: np.ndarray) -> int:
-    places = np.searchsorted(known, some)
-    return int(np.count_nonzero(known[np.minimum(places, len(known) - 1)] == some))
-
-
-def _digests(part: LabelledImages) -> np.ndarray:
-    """Return 8 bytes for each image, sorted: of 10^12 pairs, one in 10^7 data sets has two images that share them."""
-    digests = np.empty(len(part), dtype=np.uint64)
-    first = 0
+def _digests(part: LabelledImages) -> Iterator[np.ndarray]:
+    """Yield 8 bytes for each image: of 10^12 pairs, one in 10^7 data sets has two images that share them."""
     for images, _ in part.chunks(_CHUNK):
         # Hashed one by one: 100,000 images of 32 x 32 take about half a second of one core.
         found = b"".join(hashlib.sha256(image).digest()[:8] for image in images.contiguous().flatten(1).numpy())
-        digests[first : first + len(images)] = np.frombuffer(found, dtype=np.uint64)
-        first += len(images)
-    digests.sort()
-    return digests
+        yield np.frombuffer(found, dtype=np.uint64)

@@ -104,9 +104,11 @@ class LabelledImages:
 
     def select(self, indices: Tensor | np.ndarray | Sequence[int]) -> "LabelledImages":
         """Return the images at `indices` (integers in 0..N-1, or a boolean mask of length N), in that order."""
-        chosen = torch.as_tensor(indices, device=self._labels.device)
-        # An empty list would otherwise be a float index.
-        chosen = chosen.nonzero()[:, 0].int() if chosen.dtype == torch.bool else chosen.int()
+        chosen = torch.as_tensor(indices)
+        if chosen.dtype == torch.bool:
+            # Not `nonzero`, which takes twice the memory for a moment.
+            chosen = torch.from_numpy(np.arange(len(chosen), dtype=np.int32)[chosen.numpy()])
+        chosen = chosen.int().to(self._labels.device)  # an empty list would otherwise be a float index
         return LabelledImages(self._store, self._labels, chosen if self._rows is None else self._rows[chosen])
 
     def _all_rows(self) -> Tensor:
