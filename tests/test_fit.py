@@ -233,3 +233,33 @@ def test_repeated_trouble_goes_back_to_the_last_good_state(tmp_path):
 def test_trouble_without_end_is_named():
     with pytest.raises(DhaError, match=r"diverged"):
         run("digits", config=faulty(60, 10**9))
+
+
+def test_images_on_disk_train_the_same_weights_and_are_decoded_once_for_all_attempts(tmp_path, small, monkeypatch):
+    digits = load_source("digits").train
+    for index in range(120):
+        image, label = digits[index]
+        file = tmp_path / "photos" / str(label) / f"{index}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(file)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(progress, row):
+        if progress > 0.6:
+            raise Stopped
+
+    settings = {"epochs": 2, "batch_size": 16, "every": 3}
+    expected = run(tmp_path / "photos", config=small(cache="memory", **settings)).model
+    disk, out = small(cache="disk", **settings), tmp_path / "run"
+    with pytest.raises(Stopped):
+        run(tmp_path / "photos", config=disk, out=out, watch=stop)
+    monkeypatch.setattr("dha.data.parts.read_image", None)
+    found = run(tmp_path / "photos", config=disk, out=out, resume=True).model
+    weights, others = expected.network.state_dict(), found.network.state_dict()
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert found.preprocessing == expected.preprocessing
+    assert found.learned["policy"] == expected.learned["policy"]
+    assert sorted(path.name for path in out.iterdir()) == ["codes.safetensors", "config.yaml", "metrics.csv", "model"]

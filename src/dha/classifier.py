@@ -75,8 +75,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy on labelled images, in [0, 1]; of a source with a test part, on that part."""
         model = self._fitted()
-        images, labels = labelled_images(model, X, y)
-        hits = (model.probabilities(images).argmax(1) == labels).numpy()
+        images = labelled_images(model, X, y)
+        hits = (model.probabilities(images).argmax(1) == images.labels).numpy()
         return float(np.average(hits, weights=sample_weight))
 
     def save(self, folder: str | Path) -> None:

@@ -54,7 +54,9 @@ def _parser() -> ArgumentParser:
         description="Train a classifier: architecture, augmentation and hyper-parameters learned with the weights."
     )
     fit.add_argument(
-        "source", help="digits, a folder of class folders, a .npz file or a folder of them, or a Hugging Face data set"
+        "source",
+        help="digits, a folder of class folders, .npz, .parquet or WebDataset .tar files or a folder of them, or a "
+        "Hugging Face data set",
     )
     fit.add_argument("--out", required=True, help="folder of the run, made here")
     fit.add_argument(
@@ -143,10 +145,10 @@ def _evaluate(options: Namespace, started: float) -> int:
     from dha.model import TrainedModel, labelled_images
 
     model = TrainedModel.load(options.model, network=options.network)
-    images, labels = labelled_images(model, options.source)
-    accuracy = (model.probabilities(images).argmax(1) == labels).float().mean().item()
+    images = labelled_images(model, options.source)
+    accuracy = (model.probabilities(images).argmax(1) == images.labels).float().mean().item()
     if options.json:
-        print(json.dumps({"accuracy": accuracy, "images": len(labels)}))
+        print(json.dumps({"accuracy": accuracy, "images": len(images)}))
     else:
-        print(f"accuracy: {100 * accuracy:.2f} % of {len(labels)} images")
+        print(f"accuracy: {100 * accuracy:.2f} % of {len(images)} images")
     return 0

@@ -194,6 +194,8 @@ class Config:
         precision: "auto", "32" or "bf16".
         checkpoint_every: the most seconds between two checkpoints; there are more at the ends of epochs, if cheap.
         on_bad_image: "error", or "skip" files that are not images.
+        cache: where decoded images are kept: in "memory", on "disk" (in a file in the folder of the run until it is
+            over), or "auto": on disk what would take more than a quarter of the memory.
         architecture, augmentation, hyperparameters: the settings of each part.
     """
 
@@ -219,6 +221,7 @@ class Config:
     precision: Literal["auto", "32", "bf16"] = "auto"
     checkpoint_every: float = 60.0
     on_bad_image: Literal["error", "skip"] = "error"
+    cache: Literal["auto", "memory", "disk"] = "auto"
     architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     hyperparameters: HyperparametersConfig = field(default_factory=HyperparametersConfig)

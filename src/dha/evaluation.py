@@ -46,8 +46,9 @@ def interim(joint: JointTraining, splits: Splits, config: Config, side: int) -> 
     network = joint.derived()
     if side != joint.preprocessing.image_size:
         network = copy.deepcopy(network)
-        some = splits.train.images[:STATISTICS_IMAGES].split(config.images_per_step())
-        estimate_statistics(network, (joint.inputs(part.to(joint.fabric.device)) for part in some if len(part) > 1))
+        some = splits.train.select(torch.arange(min(len(splits.train), STATISTICS_IMAGES)))
+        parts = sequential(some, config.images_per_step(), joint.fabric.device)
+        estimate_statistics(network, (joint.inputs(images) for images, _ in parts if len(images) > 1))
     return network
 
 

@@ -12,7 +12,7 @@ from dha import record
 from dha.architecture import genotype_of
 from dha.checking import check
 from dha.config import Config, parse_budget
-from dha.data import Preprocessing, Splits, load_source, measure, split
+from dha.data import Cache, Preprocessing, Splits, load_source, measure, split
 from dha.engine import Agreement, Budget, Checkpoints, Stop, make_fabric, summed
 from dha.errors import DhaError, Interrupted
 from dha.evaluation import best_by_validation, closing_seconds, diverged, evaluate, interim, validate
@@ -88,7 +88,14 @@ def run(
     saved = checkpoints.load() if resume else None
     if saved is not None:
         config = resumed_config(config, saved["config"])
-    loaded = load_source(source, labels, image_size=config.image_size, on_bad_image=config.on_bad_image)
+    loaded = load_source(
+        source,
+        labels,
+        image_size=config.image_size,
+        on_bad_image=config.on_bad_image,
+        cache=config.cache,
+        folder=folder,
+    )
     splits = split(
         loaded,
         validation_fraction=config.validation_fraction,
@@ -98,12 +105,11 @@ def run(
     images = fingerprint(splits)
     if saved is not None and saved["images"] != images:
         raise DhaError(f"the run in {str(folder)!r} was begun with other images than are in {loaded.name!r} now")
-    size = splits.train.images.shape[-1]
-    fabric = make_fabric(config.device, config.precision, size, config.devices, config.num_nodes, config.strategy)
+    channels, image_size, _ = splits.train.shape
+    fabric = make_fabric(config.device, config.precision, image_size, config.devices, config.num_nodes, config.strategy)
     if not fabric.is_global_zero:
         folder, checkpoints = None, Checkpoints(None)
-    channels, image_size = splits.train.images.shape[1:3]
-    preprocessing = Preprocessing(image_size, channels, *measure(splits.train.images))
+    preprocessing = Preprocessing(image_size, channels, *measure(splits.train))
     if saved is None:
         config = fabric.broadcast(resolve(config, splits, preprocessing, fabric))
     batches, everything, validation, joint = prepare(splits, preprocessing, config, fabric)
@@ -138,6 +144,7 @@ def run(
         model.learned = record.learned(joint, history, accuracy)
         record.finish(folder, model)
         checkpoints.remove()
+        Cache(folder=folder).remove()
     return Run(model, history, accuracy, budget.used(), loaded.skipped, config)
 
 

@@ -11,7 +11,7 @@ from dha.architecture import Limits, Size, drop_paths, given_limits, given_netwo
 from dha.augmentation import OPERATIONS, AugmentationPolicy
 from dha.automatic import SHARE, affordable_choices, choose_size, fastest, open_precisions, seconds_per_image
 from dha.config import PARTS, Config, learned_parts, parse_budget
-from dha.data import Batches, Preprocessing, Splits
+from dha.data import Batches, Preprocessing, Splits, on_device
 from dha.engine import set_precision
 from dha.errors import DhaError
 from dha.joint import JointTraining
@@ -62,12 +62,12 @@ def prepare(
         )
     order, held_out, draws = (torch.Generator().manual_seed(3 * config.seed + i) for i in range(3))
     size, device = config.images_per_step(), fabric.device
-    batches = Batches(splits.train, size, order, device, True, share)
+    train, unseen = on_device([splits.train, splits.validation], device)
+    batches = Batches(train, size, order, device, True, share)
     everything = batches
     if splits.held_out and config.settle < 1:
-        together = splits.train.join(splits.validation)
-        everything = Batches(together, size, order, device, True, share)
-    validation = Batches(splits.validation, size, held_out, device, True, share)
+        everything = Batches(train.join(unseen), size, order, device, True, share)
+    validation = Batches(unseen, size, held_out, device, True, share)
     network, learn = build(config, preprocessing, len(splits.classes), fabric.device), learned_parts(config.learn)
     drop_path = config.hyperparameters.drop_path
     if drop_path and not drop_paths(network):

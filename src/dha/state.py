@@ -14,11 +14,14 @@ from dha.engine import Budget, HostCopy
 from dha.errors import DhaError
 from dha.joint import JointTraining
 
-OF_THE_MACHINE = ("devices", "num_nodes", "strategy", "checkpoint_every")
+OF_THE_MACHINE = ("cache", "devices", "num_nodes", "strategy", "checkpoint_every")
 """Settings that a run may be gone on with in another way."""
 
 SAMPLES = 4096
 """The most images that the fingerprint of a data set looks at."""
+
+CHUNK = 256
+"""How many of them are in memory at a time."""
 
 
 @dataclass
@@ -105,10 +108,11 @@ def fingerprint(splits: Splits) -> str:
     digest = hashlib.sha256(repr(splits.classes).encode())
     for part in (splits.train, splits.validation, splits.test):
         if part is not None:
-            some = part.images[:: max(1, len(part) // SAMPLES)]
-            digest.update(repr(tuple(part.images.shape)).encode())
-            digest.update(part.labels.contiguous().numpy().tobytes())
-            digest.update(some.contiguous().numpy().tobytes())
+            digest.update(repr((len(part), *part.shape)).encode())
+            digest.update(part.labels.numpy().data)
+            some = part.select(torch.arange(0, len(part), max(1, len(part) // SAMPLES)))
+            for images, _ in some.chunks(CHUNK):
+                digest.update(images.contiguous().numpy().data)
     return digest.hexdigest()
 
 

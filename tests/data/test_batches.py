@@ -83,3 +83,28 @@ def test_an_epoch_goes_on_where_its_state_was_saved():
     other.load_state_dict(state)
     assert begun + order(other) + order(other) == expected
     assert begun + order(first) + order(first) == expected, "and so it does without"
+
+
+def test_the_state_holds_no_order_of_the_images():
+    epoch = batches(1000, 10)
+    next(iter(epoch))
+    assert set(epoch.state_dict()) == {"generator", "taken"}
+    assert epoch.state_dict()["taken"] == 1
+
+
+def test_images_of_another_device_are_read_ahead():
+    data, meta = numbered(10), torch.device("meta")
+    drawn = iter(Batches(data, 4, torch.Generator().manual_seed(0), meta, True))
+    assert [(images.device, images.shape) for images, _ in drawn] == [(meta, (4, 3, 2, 2))] * 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_images_that_stay_on_the_host_reach_the_gpu_from_pinned_memory():
+    data, gpu = numbered(100), torch.device("cuda")
+    assert data.read(torch.arange(3), pinned=True)[0].is_pinned()
+    expected = Batches(data, 8, torch.Generator().manual_seed(0), CPU, True)
+    drawn = Batches(data, 8, torch.Generator().manual_seed(0), gpu, True)
+    for (images, labels), (known, numbers) in zip(drawn, expected, strict=True):
+        assert images.is_cuda
+        assert torch.equal(images.cpu(), known)
+        assert torch.equal(labels.cpu(), numbers)

@@ -2,18 +2,18 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from dha.data import load_source
+from dha.data import Cache, load_source
 from dha.data.digits import open_digits
 
 
 def test_all_digits_are_there_once():
     parts = open_digits()
     assert parts.test is not None
-    train, test = parts.train.read(1, 8, "error")[0], parts.test.read(1, 8, "error")[0]
+    train, test = (part.read(1, 8, "error", Cache())[0] for part in (parts.train, parts.test))
     x, y = load_digits(return_X_y=True)
     expected = np.rint(np.asarray(x) * 255 / 16).astype(np.uint8)
     together = torch.cat([train, test]).flatten(1).numpy()
-    labels = np.concatenate([parts.train.labels, parts.test.labels])
+    labels = np.concatenate([part.labels.values[part.labels.numbers] for part in (parts.train, parts.test)])
     rows = np.column_stack([together, labels])
     assert sorted(map(bytes, rows.astype(np.uint8))) == sorted(
         map(bytes, np.column_stack([expected, y]).astype(np.uint8))

@@ -1,4 +1,6 @@
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +112,17 @@ def test_images_with_metadata(tmp_path: Path):
 
 def test_arrays_and_plain_labels():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3))
-    source = load_source(datasets.Dataset.from_dict({"img": pixels.tolist(), "target": ["b", "a", "b"]}))
-    assert source.classes == ("a", "b")
-    assert np.array_equal(source.train.images.numpy(), pixels.transpose(0, 3, 1, 2))
+    dataset = datasets.Dataset.from_dict({"img": pixels.tolist(), "target": ["b", "a", "b"]})
+    for source in (load_source(dataset), load_source(dataset.to_iterable_dataset())):
+        assert source.classes == ("a", "b")
+        assert np.array_equal(source.train.images.numpy(), pixels.transpose(0, 3, 1, 2))
+
+
+def test_arrays_of_different_shapes_are_refused():
+    small, large = np.zeros((1024, 4, 4)).tolist(), np.zeros((2, 8, 8)).tolist()
+    dataset = datasets.Dataset.from_dict({"img": small + large, "target": [0, 1] * 513})
+    with pytest.raises(DhaError, match="img holds arrays of different shapes"):
+        load_source(dataset)
 
 
 def test_fine_labels_win_over_coarse_ones():
@@ -142,9 +152,89 @@ def test_missing_columns_are_named():
         load_source(make([]))
 
 
-def test_streams_are_refused():
-    with pytest.raises(DhaError, match=r"IterableDataset; pass a datasets\.Dataset"):
-        load_source(make([0, 1]).to_iterable_dataset())
+def test_streams_are_read_twice():
+    source = load_source(make([2, 0, 1]).to_iterable_dataset(num_shards=2))
+    assert (source.classes, levels(source.train.images)) == (("zebra", "yak", "ant"), [0, 1, 2])
+    assert source.train.labels.tolist() == [2, 0, 1]
+    bare = datasets.IterableDataset.from_generator(lambda: iter([{"label": 1}]))
+    with pytest.raises(DhaError, match="dataset train does not say which columns it has; pass features="):
+        load_source(bare)
+
+
+def test_a_stream_that_ends_early_is_noticed():
+    counts = iter([3, 3, 2])
+
+    def rows():
+        yield from make([0, 1, 2]).select(range(next(counts)))
+
+    stream = datasets.IterableDataset.from_generator(rows, features=make([0]).features)
+    with pytest.raises(DhaError, match="has changed while it was read"):
+        load_source(stream)
+
+
+def jpeg(level: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (10, 8), (level, level, level)).save(file, "jpeg", quality=100)
+    return file.getvalue()
+
+
+def shard(path: Path, rows: list[tuple[int, int]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for level, label in rows:
+            for suffix, content in (("jpg", jpeg(level)), ("cls", str(label).encode())):
+                member = tarfile.TarInfo(f"{path.stem}-{level:04}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("test", ["test-0.tar", "test/0.tar"])
+def test_a_folder_of_webdataset_shards(tmp_path: Path, test: str):
+    train = test.replace("test", "train")
+    shard(tmp_path / "set" / train, [(10, 3), (20, 7)])
+    shard(tmp_path / "set" / train.replace("0", "1"), [(30, 3)])
+    shard(tmp_path / "set" / test, [(40, 7)])
+    source = load_source(tmp_path / "set")
+    assert source.test is not None
+    assert (source.classes, source.train.shape) == ((3, 7), (3, 8, 8))
+    assert (levels(source.train.images), source.train.labels.tolist()) == ([10, 20, 30], [0, 1, 0])
+    assert (levels(source.test.images), source.test.labels.tolist()) == ([40], [1])
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_one_file(tmp_path: Path, kind: str):
+    path = tmp_path / f"a.{kind}"
+    if kind == "tar":
+        shard(path, [(10, 0), (20, 2), (30, 0)])
+    else:
+        cells = [{"bytes": jpeg(level), "path": None} for level in (10, 20, 30)]
+        datasets.Dataset.from_dict({"image": cells, "label": [0, 2, 0]}).to_parquet(path)
+    source = load_source(str(path))
+    assert (source.classes, levels(source.train.images)) == ((0, 2), [10, 20, 30])
+    assert source.train.labels.tolist() == [0, 1, 0]
+
+
+def test_damaged_files_are_named(tmp_path: Path):
+    whole = shard(tmp_path / "a.tar", [(level, level % 2) for level in range(40)]).read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole[: len(whole) // 2 + 100])
+    for place in (tmp_path / "a.tar", tmp_path):
+        with pytest.raises(DhaError, match=r"a\.tar is cut off, .*; copy or write it again"):
+            load_source(place)
+    (tmp_path / "a.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DhaError, match=r"a\.parquet cannot be loaded"):
+        load_source(tmp_path / "a.parquet")
+    (tmp_path / "b.tar").write_bytes(bytes(10240))
+    with pytest.raises(DhaError, match=r"b\.tar cannot be loaded"):
+        load_source(tmp_path / "b.tar")
+
+
+def test_tar_files_beside_class_folders_of_the_same_images_are_no_shards(tmp_path: Path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "a.png")
+        (tmp_path / name / "backup.tar").write_bytes(b"")
+    assert load_source(tmp_path).classes == ("a", "b")
 
 
 def test_unreachable_names_say_what_was_tried():

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dha.data import LabelledImages, convert_channels, read_image, resize_arrays
+from dha.data import LabelledImages, convert_channels, on_device, read_image, resize_arrays
 from dha.errors import DhaError
 
 
@@ -74,3 +74,39 @@ def test_joined_images_stand_one_part_after_the_other_with_their_labels():
     joined = whole.select([3, 4]).join(whole.select([0]))
     assert joined.labels.tolist() == [3, 4, 0]
     assert torch.equal(joined.images, images[[3, 4, 0]])
+
+
+def test_selections_of_selections_keep_to_their_store_and_others_are_joined_in_memory():
+    images = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)
+    whole = LabelledImages(images, torch.arange(6) + 10)
+    some = whole.select([5, 3, 1]).select(torch.tensor([True, False, True]))
+    assert some.labels.tolist() == [15, 11]
+    assert [(int(some[i][0]), some[i][1]) for i in (0, 1)] == [(5, 15), (1, 11)]
+    assert whole.join(some).labels.tolist() == [10, 11, 12, 13, 14, 15, 15, 11]
+    other = some.join(LabelledImages(images + 6, torch.arange(6)).select([0]))
+    assert (other.images.flatten().tolist(), other.labels.tolist()) == ([5, 1, 6], [15, 11, 0])
+
+
+@pytest.mark.parametrize("rows", [None, [5, 3, 1, 0]])
+def test_all_ways_of_reading_give_the_same(rows: list[int] | None):
+    data = LabelledImages(noise(6, 3, 4, 5), torch.arange(6))
+    data = data if rows is None else data.select(rows)
+    assert data.shape == (3, 4, 5)
+    assert [len(labels) for _, labels in data.chunks(4)] == ([4, 2] if rows is None else [4])
+    assert torch.equal(torch.cat([images for images, _ in data.chunks(3)]), data.images)
+    assert torch.equal(torch.cat([labels for _, labels in data.chunks(3)]), data.labels)
+    indices = torch.tensor([3, 0, 3], dtype=torch.int32)
+    for images, labels in (data.at(indices), data.read(indices)):
+        assert torch.equal(images, data.images[[3, 0, 3]])
+        assert torch.equal(labels, data.labels[[3, 0, 3]])
+
+
+def test_a_store_is_moved_to_the_device_once_and_only_if_it_fits(monkeypatch: pytest.MonkeyPatch):
+    whole = LabelledImages(noise(6, 3, 4, 4), torch.arange(6))
+    meta, parts = torch.device("meta"), [whole.select([0, 1]), whole.select([2]), whole]
+    moved = on_device(parts, meta)
+    assert [part.device.type for part in moved] == ["meta"] * 3
+    assert [len(part) for part in moved] == [2, 1, 6]
+    assert moved[0].join(moved[1])._store is moved[2]._store
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * 6 * 48 - 1, 10**9))
+    assert on_device(parts, torch.device("cuda")) == tuple(parts)

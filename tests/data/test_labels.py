@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dha.data.labels import check_labels, encode, find_classes
+from dha.data.labels import Labels, check_labels, encode, find_classes
 from dha.errors import DhaError
 
 
@@ -44,24 +44,40 @@ def test_other_labels_are_refused(labels: Any, message: str):
         check_labels(labels, 2, "y")
 
 
+@pytest.mark.parametrize("values", [["b", "c", "b", "a", "b"], [7, 300, 7, -1, 7]])
+def test_labels_of_chunks_are_those_of_the_whole(values: list[Any]):
+    whole, chunks = np.array(values), [np.array(values[:2]), np.array(values[2:3]), np.array(values[3:])]
+    for labels in (Labels.of(whole), Labels.of(iter(chunks))):
+        assert len(labels) == 5
+        assert labels.numbers.dtype == np.int32
+        assert labels.values.tolist() == sorted(set(values))
+        assert labels.values[labels.numbers].tolist() == values
+    assert len(Labels.of(iter([]))) == 0
+
+
+def test_numbers_in_errors_begin_where_they_are_told():
+    with pytest.raises(DhaError, match=r"y\[11\] is missing"):
+        check_labels(["a", None], 2, "y", first=10)
+
+
 def test_classes_are_sorted_python_values():
-    classes = find_classes(np.array([10, 2, 10, 2, 7], dtype=np.uint8))
+    classes = find_classes(Labels.of(np.array([10, 2, 10, 2, 7], dtype=np.uint8)))
     assert classes == (2, 7, 10)
     assert all(type(name) is int for name in classes)
-    assert find_classes(np.array(["pear", "fig", "pear"])) == ("fig", "pear")
+    assert find_classes(Labels.of(np.array(["pear", "fig", "pear"]))) == ("fig", "pear")
 
 
 def test_declared_order_wins_and_absent_classes_are_left_out():
-    assert find_classes(np.array(["a", "z", "a"]), ["z", "m", "a"]) == ("z", "a")
+    assert find_classes(Labels.of(np.array(["a", "z", "a"])), ["z", "m", "a"]) == ("z", "a")
 
 
 def test_encode_numbers_by_place():
-    assert encode(np.array(["b", "c", "b", "a"]), ("c", "a", "b"), "data", "model").tolist() == [2, 0, 2, 1]
-    assert encode(np.array([7, 3], dtype=np.uint8), (3, 7), "data", "model").tolist() == [1, 0]
+    assert encode(Labels.of(np.array(["b", "c", "b", "a"])), ("c", "a", "b"), "data", "model").tolist() == [2, 0, 2, 1]
+    assert encode(Labels.of(np.array([7, 3], dtype=np.uint8)), (3, 7), "data", "model").tolist() == [1, 0]
 
 
 def test_encode_names_the_unknown_class():
     with pytest.raises(
         DhaError, match=r"class 'd' in the test part is not among the 2 classes of the model \('a', 'b'\)"
     ):
-        encode(np.array(["a", "d"]), ("a", "b"), "the test part", "the model")
+        encode(Labels.of(np.array(["a", "d"])), ("a", "b"), "the test part", "the model")

@@ -40,11 +40,12 @@ def test_probabilities_are_those_of_the_normalised_image(model):
 
 
 def test_test_part_of_a_source_is_read_as_the_model_wants_it(model):
-    images, labels = labelled_images(model, "digits")
-    assert images.shape == (359, 1, 8, 8)
-    assert sorted(set(labels.tolist())) == list(range(10))
+    data = labelled_images(model, "digits")
+    assert (len(data), *data.shape) == (359, 1, 8, 8)
+    assert sorted(set(data.labels.tolist())) == list(range(10))
+    assert torch.equal(model.probabilities(data), model.probabilities(data.images))
     with pytest.raises(DhaError, match="11"):
-        labelled_images(model, images.squeeze(1).numpy(), [11] * 359)
+        labelled_images(model, data.images.squeeze(1).numpy(), [11] * 359)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):

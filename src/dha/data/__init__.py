@@ -1,9 +1,10 @@
-"""Labelled images from many kinds of sources, as uint8 tensors in memory."""
+"""Labelled images from many kinds of sources, as uint8 tensors in memory or over files."""
 
 from dha.data.arrays import images_from_arrays
 from dha.data.batches import Batches, sequential
+from dha.data.cache import Cache, Where
 from dha.data.decoding import read_image
-from dha.data.images import LabelledImages, convert_channels, resize_arrays
+from dha.data.images import LabelledImages, convert_channels, on_device, resize_arrays
 from dha.data.labels import Classes
 from dha.data.parts import OnBadImage
 from dha.data.preprocessing import Preprocessing, measure
@@ -13,17 +14,20 @@ from dha.data.unlabelled import load_images
 
 __all__ = [
     "Batches",
+    "Cache",
     "Classes",
     "LabelledImages",
     "OnBadImage",
     "Preprocessing",
     "Source",
     "Splits",
+    "Where",
     "convert_channels",
     "images_from_arrays",
     "load_images",
     "load_source",
     "measure",
+    "on_device",
     "read_image",
     "resize_arrays",
     "sequential",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dha.data.arrays import pixels_from_array
-from dha.data.labels import check_labels
+from dha.data.labels import Labels, check_labels
 from dha.data.parts import ArrayPart, Parts
 from dha.errors import DhaError
 
@@ -49,9 +49,9 @@ def _part(paths: Sequence[Path]) -> ArrayPart:
                 f"{part.place} holds images of shape {shapes[0]} (C, H, W), {first.place} {shapes[1]}; "
                 "archives of one part must hold images of one shape"
             )
-        if (part.labels.dtype.kind == "U") != (first.labels.dtype.kind == "U"):
+        if (part.labels.values.dtype.kind == "U") != (first.labels.values.dtype.kind == "U"):
             raise DhaError(f"{part.place} and {first.place} mix strings and numbers as labels; use one kind")
-    labels = np.concatenate([part.labels for part in parts])
+    labels = Labels.of(part.labels.values[part.labels.numbers] for part in parts)
     return ArrayPart(torch.cat([part.images for part in parts]), labels, " + ".join(p.place for p in parts[:2]))
 
 
@@ -63,7 +63,7 @@ def _read(path: Path) -> ArrayPart:
             raise DhaError(f"{path} holds the keys {sorted(archive.files)}; it needs x and y (or images and labels)")
         x, y = (_array(archive, key, path) for key in keys)
     images = pixels_from_array(x, f"{path}: {keys[0]}")
-    return ArrayPart(images, check_labels(y, len(images), f"{path}: {keys[1]}"), str(path))
+    return ArrayPart(images, Labels.of(check_labels(y, len(images), f"{path}: {keys[1]}")), str(path))
 
 
 def _open(file: IO[bytes], path: Path) -> np.lib.npyio.NpzFile:

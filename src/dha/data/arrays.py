@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dha.data.labels import check_labels
-from dha.data.parts import ArrayPart, ItemPart, Part, Parts
+from dha.data.cache import Cache
+from dha.data.labels import Labels, check_labels
+from dha.data.parts import ArrayPart, ItemPart, Part, Parts, Sliced
 from dha.errors import DhaError
 
 _CHUNK = 4096
@@ -29,7 +30,7 @@ def images_from_arrays(x: Any, *, image_size: int, channels: int) -> Tensor:
     Raises:
         DhaError: if `x` has another type, shape or range, or holds no images.
     """
-    images, _ = _part(x, None, "x").read(channels, image_size, "error")
+    images, _ = _part(x, None, "x").read(channels, image_size, "error", Cache("memory"))
     return images
 
 
@@ -94,11 +95,11 @@ def _part(x: Any, labels: Any, place: str) -> Part:
                 f"{place}[{index}] is a {type(item).__name__}; a list holds Pillow images "
                 "(join arrays of one size with np.stack)"
             )
-    return ItemPart(x, _labels(labels, len(x)), place)
+    return ItemPart(Sliced(x, len(x)), _labels(labels, len(x)), place)
 
 
-def _labels(labels: Any, count: int) -> np.ndarray:
-    return np.zeros(count, dtype=np.int64) if labels is None else check_labels(labels, count, "labels")
+def _labels(labels: Any, count: int) -> Labels:
+    return Labels.of(np.zeros(count, dtype=np.int64) if labels is None else check_labels(labels, count, "labels"))
 
 
 def _to_uint8(x: np.ndarray, place: str) -> np.ndarray:

@@ -1,6 +1,9 @@
 """Batches of images on the device: shuffled without end for training, in order for evaluation."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import torch
@@ -9,12 +12,18 @@ from torch import Tensor
 from dha.data.images import LabelledImages
 from dha.errors import DhaError
 
+AHEAD = 2
+"""Batches that are read ahead where reading takes time."""
+
 
 class Batches:
-    """Draw shuffled batches from images that lie on the device.
+    """Draw shuffled batches from images that lie in memory, on the device or on disk.
+
+    What lies on the device, or in memory for a CPU, is only indexed. Anything else is read by a thread of its own,
+    `AHEAD` batches before they are wanted, and goes to a CUDA device from pinned memory, for which nothing waits.
 
     Args:
-        data: N labelled images, N at least 1; moved to `device` once, as uint8.
+        data: N labelled images, N at least 1.
         batch_size: images in a batch, at least 1.
         generator: CPU generator that decides the order.
         device: where batches are wanted.
@@ -36,8 +45,7 @@ class Batches:
         share: tuple[int, int] = (0, 1),
     ) -> None:
         _check(data, batch_size)
-        self._images = data.images.to(device)
-        self._labels = data.labels.to(device)
+        self._data, self._device = data, device
         self._rank, processes = share
         if len(data) < processes:
             raise DhaError(f"{len(data)} images for {processes} processes: use fewer processes")
@@ -47,11 +55,12 @@ class Batches:
         self._generator = generator
         self._drop_last = drop_last
         self._order: Tensor | None = None
+        self._began = generator.get_state()
         self._taken = 0
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch, at least 1."""
-        full, rest = divmod(len(self._labels), self._size)
+        full, rest = divmod(len(self._data), self._size)
         return full + bool(rest and not self._drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -60,16 +69,34 @@ class Batches:
         An epoch that was broken off, or was under way when the state was saved, is gone on with.
         """
         if self._order is None:
-            self._order, self._taken = torch.randperm(len(self._labels), generator=self._generator), 0
+            self._draw_order()
         order = self._order
-        if self._labels.is_cuda:
-            order = order.pin_memory()  # only from pinned memory does the copy not wait for the device
-        order = order.to(self._labels.device, non_blocking=True)
-        for indices in order.split(self._size)[self._taken : len(self)]:
+        assert order is not None
+        reading = self._data.on_disk or self._data.device.type != self._device.type
+        if not reading:
+            if self._data.device.type == "cuda":
+                order = order.pin_memory()  # only from pinned memory does the copy not wait for the device
+            order = order.to(self._data.device, non_blocking=True)
+        starts = range(self._taken * self._size, len(self) * self._size, self._size)
+        mine = (order[i : i + self._size].tensor_split(self._processes)[self._rank] for i in starts)
+        for batch in self._read_ahead(mine) if reading else map(self._data.at, mine):
             self._taken += 1
-            mine = indices.tensor_split(self._processes)[self._rank]
-            yield self._images[mine], self._labels[mine]
+            yield batch
         self._order = None
+
+    def _draw_order(self) -> None:
+        self._began, self._taken = self._generator.get_state(), 0
+        self._order = torch.randperm(len(self._data), generator=self._generator, dtype=torch.int32)
+
+    def _read_ahead(self, parts: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        pinned = self._device.type == "cuda"
+        # Never shut down here: its thread ends with it, also where this generator is left at the end of the program.
+        reader = ThreadPoolExecutor(1)
+        ahead = deque(reader.submit(self._data.read, part, pinned) for part in islice(parts, AHEAD))
+        while ahead:
+            images, labels = ahead.popleft().result()
+            ahead.extend(reader.submit(self._data.read, part, pinned) for part in islice(parts, 1))
+            yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
     def forever(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches of one shuffled epoch after the other, without end."""
@@ -77,13 +104,20 @@ class Batches:
             yield from self
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the data: the order of the epoch under way, how much of it is over, the generator."""
-        return {"order": self._order, "taken": self._taken, "generator": self._generator.get_state()}
+        """Return the position in the data: the generator, as it was before the order of the epoch under way was drawn
+        if there is one, and how many batches of it were taken.
+        """
+        if self._order is None:
+            return {"generator": self._generator.get_state(), "taken": None}
+        return {"generator": self._began, "taken": self._taken}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` returned, of batches of the same images."""
-        self._order, self._taken = state["order"], state["taken"]
         self._generator.set_state(state["generator"])
+        self._order = None
+        if state["taken"] is not None:
+            self._draw_order()
+            self._taken = state["taken"]
 
 
 def sequential(data: LabelledImages, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -101,8 +135,10 @@ def sequential(data: LabelledImages, batch_size: int, device: torch.device) -> I
         DhaError: if there are no images or the batch size is below 1.
     """
     _check(data, batch_size)
-    pairs = zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)
-    return ((images.to(device, non_blocking=True), labels.to(device, non_blocking=True)) for images, labels in pairs)
+    return (
+        (images.to(device, non_blocking=True), labels.to(device, non_blocking=True))
+        for images, labels in data.chunks(batch_size)
+    )
 
 
 def _check(data: LabelledImages, batch_size: int) -> None:

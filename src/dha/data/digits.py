@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from dha.data.labels import Labels
 from dha.data.parts import ArrayPart, Parts
 from dha.data.stratify import hold_out
 
@@ -21,6 +22,6 @@ def open_digits() -> Parts:
     train, test = np.flatnonzero(~held), np.flatnonzero(held)
     return Parts(
         "digits",
-        train=ArrayPart(images[torch.from_numpy(train)], y[train], "digits train"),
-        test=ArrayPart(images[torch.from_numpy(test)], y[test], "digits test"),
+        train=ArrayPart(images[torch.from_numpy(train)], Labels.of(y[train]), "digits train"),
+        test=ArrayPart(images[torch.from_numpy(test)], Labels.of(y[test]), "digits test"),
     )

@@ -1,7 +1,11 @@
-"""Hugging Face data sets: by name on the Hub, in a local directory, or given from Python."""
+"""Hugging Face data sets: by name on the Hub, in local files, or given from Python.
+
+Parquet files, WebDataset archives and images with metadata are streamed, once for their labels and once for their
+images: nothing is copied to the cache of `datasets`, and a few rows at a time are in memory.
+"""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +13,17 @@ from typing import Any
 import numpy as np
 
 from dha.data.arrays import pixels_from_array
-from dha.data.labels import check_labels
-from dha.data.parts import ArrayPart, ItemPart, Part, Parts
+from dha.data.labels import Labels, check_labels
+from dha.data.parts import ArrayPart, ItemPart, Part, Parts, Sliced, spread
 from dha.errors import DhaError
 
 _IMAGE_NAMES = ("image", "img", "picture")
-_LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
+_LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "cls")
 _SPLITS = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-_MARKS = ("dataset_dict.json", "dataset_info.json", "state.json", "*.parquet", "*/*.parquet", "*.arrow")
+_SAVED = ("dataset_dict.json", "state.json")
+_MARKS = (*_SAVED, "dataset_info.json", "*.parquet", "*/*.parquet", "*.tar", "train*/*.tar", "*.arrow")
+_FILES = {".parquet": "parquet", ".tar": "webdataset"}
+_CHUNK = 1024
 _METADATA = ("metadata.csv", "metadata.jsonl", "*/metadata.csv", "*/metadata.jsonl")
 
 
@@ -25,23 +32,48 @@ def is_dataset_directory(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) for pattern in (*_MARKS, *_METADATA))
 
 
-def open_dataset_directory(folder: Path) -> Parts:
-    """Open a directory written by `save_to_disk`, or with parquet files or images and metadata.
+def is_dataset_file(file: Path) -> bool:
+    """Tell whether a file is a data set by its name: .parquet, or .tar for WebDataset."""
+    return file.suffix.lower() in _FILES
+
+
+def open_dataset_path(path: Path) -> Parts:
+    """Open a directory written by `save_to_disk`; or a file or a directory of Parquet or WebDataset, or a directory of
+    images and metadata.
 
     Raises:
         DhaError: if `datasets` cannot load it, or it has no images or labels.
     """
     import datasets
 
-    saved = any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json"))
+    for archive in [path] if path.is_file() else sorted(path.glob("*.tar")) + sorted(path.glob("*/*.tar")):
+        if archive.suffix == ".tar" and not _has_end(archive):
+            raise DhaError(f"{archive} is cut off, it has no end mark of a tar archive; copy or write it again")
     try:
-        dataset = datasets.load_from_disk(str(folder)) if saved else datasets.load_dataset(str(folder))
+        if path.is_file():
+            kind = _FILES[path.suffix.lower()]
+            dataset = datasets.load_dataset(kind, data_files=str(path), streaming=True)
+        elif any((path / mark).is_file() for mark in _SAVED):
+            dataset = datasets.load_from_disk(str(path))
+        else:
+            dataset = datasets.load_dataset(str(path), streaming=True)
     except Exception as error:  # `datasets` raises errors of many libraries
-        raise DhaError(
-            f"{folder} cannot be loaded as a Hugging Face data set ({type(error).__name__}: {error}); "
-            "write it again with save_to_disk or to_parquet"
-        ) from error
-    return open_dataset(dataset, str(folder))
+        raise _unreadable(path, error) from error
+    return open_dataset(dataset, str(path))
+
+
+def _has_end(archive: Path) -> bool:
+    # Looked at, because a shard that is cut off between two images reads as a shorter one.
+    with archive.open("rb") as file:
+        file.seek(-min(512, archive.stat().st_size), io.SEEK_END)
+        return file.read() == bytes(512)
+
+
+def _unreadable(place: Path | str, error: Exception) -> DhaError:
+    return DhaError(
+        f"{place} cannot be loaded as a Hugging Face data set ({type(error).__name__}: {error}); "
+        "write it again with save_to_disk, to_parquet or webdataset"
+    )
 
 
 def open_hub(name: str) -> Parts:
@@ -64,7 +96,7 @@ def open_hub(name: str) -> Parts:
 
 
 def open_dataset(dataset: Any, name: str = "dataset") -> Parts:
-    """Open a `datasets.Dataset` or `datasets.DatasetDict`.
+    """Open a `datasets.Dataset` or `IterableDataset`, or a dictionary of them by split.
 
     A validation or test split in which nothing is labelled (all labels -1) counts as absent.
 
@@ -73,10 +105,10 @@ def open_dataset(dataset: Any, name: str = "dataset") -> Parts:
     """
     import datasets
 
-    if isinstance(dataset, datasets.Dataset):
+    if isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
         dataset = {"train": dataset}
-    elif not isinstance(dataset, datasets.DatasetDict):
-        raise DhaError(f"{name} is a {type(dataset).__name__}; pass a datasets.Dataset or DatasetDict (not streaming)")
+    elif not isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
+        raise DhaError(f"{name} is a {type(dataset).__name__}; pass a datasets.Dataset or DatasetDict")
     if "train" not in dataset and len(dataset) == 1:
         dataset = {"train": next(iter(dataset.values()))}
     if "train" not in dataset:
@@ -92,54 +124,109 @@ def open_dataset(dataset: Any, name: str = "dataset") -> Parts:
 
 
 @dataclass(frozen=True)
-class _Items:
+class _Rows:
     """Encoded images of a column, read slice by slice."""
 
     dataset: Any
     column: str
 
     def __getitem__(self, rows: slice) -> list[Any]:
-        cells = self.dataset[rows][self.column]
-        return [io.BytesIO(c["bytes"]) if c and c["bytes"] else Path(c["path"]) if c else None for c in cells]
+        return _encoded(self.dataset[rows][self.column])
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """Encoded images of a column, read one after the other."""
+
+    dataset: Any
+    column: str
+    place: str
+
+    def chunks(self, size: int) -> Iterator[Sequence[Any]]:
+        """Yield all of them in order, at most `size` of them at a time."""
+        return map(_encoded, _column(self.dataset, self.column, self.place, size))
+
+    def sample(self, count: int) -> Sequence[Any]:
+        """Return the first ones of files from all over."""
+        files = spread(self.dataset.num_shards, count)
+        each = -(-count // len(files))
+        found: list[Any] = []
+        for file in files:
+            first = self.dataset.shard(self.dataset.num_shards, file).take(each)
+            found += [item for chunk in _Stream(first, self.column, self.place).chunks(each) for item in chunk]
+        return found
+
+
+def _column(dataset: Any, column: str, place: str, size: int) -> Iterator[Any]:
+    rows = dataset.select_columns(column).iter(batch_size=size)
+    while True:
+        try:
+            batch = next(rows, None)
+        except Exception as error:  # `datasets` raises errors of many libraries
+            raise _unreadable(place, error) from error
+        if batch is None:
+            return
+        yield batch[column]
+
+
+def _encoded(cells: Sequence[Any]) -> list[Any]:
+    return [io.BytesIO(c["bytes"]) if c and c["bytes"] else Path(c["path"]) if c else None for c in cells]
 
 
 def _part(dataset: Any, place: str) -> Part | None:
     import datasets
 
-    if len(dataset) == 0:
-        raise DhaError(f"{place} holds no images; pass a data set with at least one")
+    if dataset.features is None:
+        raise DhaError(f"{place} does not say which columns it has; pass features= when you make it")
+    dataset = dataset.with_format(None)
     labels = _labels(dataset, place)
     if labels is None:
         return None
     column = _image_column(dataset.features, place)
     if _is_encoded(dataset.features[column]):
-        encoded = dataset.with_format(None).select_columns(column).cast_column(column, datasets.Image(decode=False))
-        return ItemPart(_Items(encoded, column), labels, place)
-    images = np.asarray(dataset.with_format("numpy").select_columns(column)[:][column])
-    return ArrayPart(pixels_from_array(images, f"{place}: {column}"), labels, place)
+        encoded = dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
+        if isinstance(dataset, datasets.IterableDataset):
+            return ItemPart(_Stream(encoded, column, place), labels, place)
+        return ItemPart(Sliced(_Rows(encoded, column), len(dataset)), labels, place)
+    chunks = _column(dataset.with_format("numpy"), column, place, _CHUNK)
+    arrays = [np.asarray(chunk) for chunk in chunks]
+    if len({array.shape[1:] for array in arrays}) > 1:
+        raise DhaError(f"{place}: {column} holds arrays of different shapes; bring them to one, or store image files")
+    return ArrayPart(pixels_from_array(np.concatenate(arrays), f"{place}: {column}"), labels, place)
 
 
-def _labels(dataset: Any, place: str) -> np.ndarray | None:
+def _labels(dataset: Any, place: str) -> Labels | None:
     import datasets
 
     column = _label_column(dataset.features, place)
     feature = dataset.features[column]
-    values = dataset.with_format(None).select_columns(column)[:][column]
+    labels = Labels.of(_checked(_column(dataset, column, place, _CHUNK), f"{place}: {column}"))
+    if not len(labels):
+        raise DhaError(f"{place} holds no images; pass a data set with at least one")
     if not isinstance(feature, datasets.ClassLabel):
-        return check_labels(values, len(dataset), f"{place}: {column}")
-    numbers = check_labels(values, len(dataset), f"{place}: {column}")
-    unlabelled = np.flatnonzero(numbers < 0)
-    if len(unlabelled) == len(numbers):
+        return labels
+    if (labels.values < 0).all():
         return None
-    if len(unlabelled):
-        raise DhaError(f"{place}: {column}[{unlabelled[0]}] is -1 (no label); filter such rows out")
-    unknown = np.flatnonzero(numbers >= len(feature.names))
-    if len(unknown):
-        raise DhaError(
-            f"{place}: {column}[{unknown[0]}] is {numbers[unknown[0]]}, but there are {len(feature.names)} classes; "
-            "correct the label or filter such rows out"
-        )
-    return np.array(feature.names)[numbers]
+    for wrong, said in (
+        (labels.values < 0, "-1 (no label); filter such rows out"),
+        (
+            labels.values >= len(feature.names),
+            f"{labels.values[-1]}, but there are {len(feature.names)} classes; "
+            "correct the label or filter such rows out",
+        ),
+    ):
+        if wrong.any():
+            first = np.flatnonzero(wrong[labels.numbers])[0]
+            raise DhaError(f"{place}: {column}[{first}] is {said}")
+    names, order = np.unique(np.array(feature.names)[labels.values], return_inverse=True)
+    return Labels(names, order.astype(np.int32)[labels.numbers])
+
+
+def _checked(chunks: Iterable[Any], place: str) -> Iterator[np.ndarray]:
+    first = 0
+    for chunk in chunks:
+        yield check_labels(chunk, len(chunk), place, first)
+        first += len(chunk)
 
 
 def _class_names(dataset: Any, name: str) -> tuple[str, ...] | None:

@@ -1,6 +1,7 @@
 """Labels as users give them (whole numbers or strings), and their numbering from 0."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,43 @@ from dha.errors import DhaError
 Classes = tuple[str, ...] | tuple[int, ...]
 
 
-def check_labels(labels: Any, count: int, place: str) -> np.ndarray:
+@dataclass(frozen=True)
+class Labels:
+    """Labels of N images, four bytes each however long their names are.
+
+    Args:
+        values: (K,), the different labels, whole numbers or strings, sorted.
+        numbers: int32, (N,), the place in `values` of the label of each image.
+    """
+
+    values: np.ndarray
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.numbers)
+
+    @classmethod
+    def of(cls, labels: np.ndarray | Iterable[np.ndarray]) -> "Labels":
+        """Return the labels of one array, (N,), or of several after one another, of which one is kept at a time."""
+        known: dict[Any, int] = {}
+        numbers = [np.empty(0, dtype=np.int32)]
+        for part in [labels] if isinstance(labels, np.ndarray) else labels:
+            values, inverse = np.unique(part, return_inverse=True)
+            table = np.array([known.setdefault(value, len(known)) for value in values.tolist()], dtype=np.int32)
+            numbers.append(table[inverse])
+        values, places = np.unique(np.array(list(known)), return_inverse=True)
+        return cls(values, places.astype(np.int32)[np.concatenate(numbers)])
+
+
+def check_labels(labels: Any, count: int, place: str, first: int = 0) -> np.ndarray:
     """Check labels as the user gave them.
 
     Args:
         labels: (N,), whole numbers or strings: an array, tensor or sequence.
         count: N, the number of images.
         place: what errors call the labels.
+        first: the number that errors give to the first of them.
 
     Returns:
         (N,), whole numbers or strings.
@@ -43,11 +74,12 @@ def check_labels(labels: Any, count: int, place: str) -> np.ndarray:
     values = given.tolist()
     for index, value in enumerate(values):
         if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
-            raise DhaError(f"{place}[{index}] is missing ({value}); label this image or leave it out")
+            raise DhaError(f"{place}[{first + index}] is missing ({value}); label this image or leave it out")
     for index, value in enumerate(values):
         if not isinstance(value, str | int | np.integer):
             raise DhaError(
-                f"{place}[{index}] is {value!r} ({type(value).__name__}); pass whole numbers (.astype(int)) or strings"
+                f"{place}[{first + index}] is {value!r} ({type(value).__name__}); "
+                "pass whole numbers (.astype(int)) or strings"
             )
     kinds = {isinstance(value, str) for value in values}
     if len(kinds) > 1:
@@ -56,22 +88,22 @@ def check_labels(labels: Any, count: int, place: str) -> np.ndarray:
         return np.array(values, dtype=str if kinds == {True} else np.int64)
     except OverflowError as error:
         big = next(index for index, value in enumerate(values) if not -(2**63) <= value < 2**63)
-        raise DhaError(f"{place}[{big}] is {values[big]}; pass whole numbers of 64 bits, or strings") from error
+        raise DhaError(f"{place}[{first + big}] is {values[big]}; pass whole numbers of 64 bits, or strings") from error
 
 
-def find_classes(labels: np.ndarray, declared: Sequence[str] | None = None) -> Classes:
+def find_classes(labels: Labels, declared: Sequence[str] | None = None) -> Classes:
     """Return the classes that occur in `labels`: in the order of `declared` if given, else sorted."""
-    present = np.unique(labels).tolist()
+    present = labels.values.tolist()
     if declared is None:
         return tuple(present)
     return tuple(name for name in declared if name in set(present))
 
 
-def encode(labels: np.ndarray, classes: Classes, place: str, origin: str) -> Tensor:
+def encode(labels: Labels, classes: Classes, place: str, origin: str) -> Tensor:
     """Number labels by their place in `classes`.
 
     Args:
-        labels: (N,), whole numbers or strings.
+        labels: of N images.
         classes: K different classes of the same kind.
         place: what errors call the data.
         origin: where the classes come from, for errors.
@@ -83,13 +115,12 @@ def encode(labels: np.ndarray, classes: Classes, place: str, origin: str) -> Ten
         DhaError: if a label is not among the classes.
     """
     numbers = {name: number for number, name in enumerate(classes)}
-    present, inverse = np.unique(labels, return_inverse=True)
-    for name in present.tolist():
+    for name in labels.values.tolist():
         if name not in numbers:
             known = ", ".join(repr(c) for c in classes[:10]) + (", ..." if len(classes) > 10 else "")
             raise DhaError(
                 f"class {name!r} in {place} is not among the {len(classes)} classes of {origin} ({known}); "
                 "correct the label or leave these images out"
             )
-    table = np.array([numbers[name] for name in present.tolist()], dtype=np.int64)
-    return torch.from_numpy(table[inverse])
+    table = np.array([numbers[name] for name in labels.values.tolist()], dtype=np.int64)
+    return torch.from_numpy(table[labels.numbers])

@@ -1,8 +1,8 @@
 """One part (train, validation, test) of a source before its pixels are read, so that errors come before work."""
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -11,24 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dha.data.cache import Cache
 from dha.data.decoding import read_header, read_image
 from dha.data.images import convert_channels, resize_arrays
+from dha.data.labels import Labels
 from dha.errors import DhaError
 
 OnBadImage = Literal["error", "skip"]
 
 _SAMPLE = 64
-_BATCH = 512
+_CHUNK = 256
 
 
 class Part(Protocol):
     """Images to be read, with their labels.
 
-    `labels` is (N,), whole numbers or strings; `place` is what errors call the part.
+    `labels` are those of all N images; `place` is what errors call the part.
     """
 
     @property
-    def labels(self) -> np.ndarray: ...  # noqa: D102
+    def labels(self) -> Labels: ...  # noqa: D102
 
     @property
     def place(self) -> str: ...  # noqa: D102
@@ -37,8 +39,12 @@ class Part(Protocol):
         """Return the channels (1 or 3) and the typical shorter side in pixels, without reading all images."""
         ...
 
-    def read(self, channels: int, image_size: int, on_bad_image: OnBadImage) -> tuple[Tensor, Tensor]:
-        """Return the images, uint8 (M, channels, image_size, image_size), and which of the N they are, int64 (M,)."""
+    def read(
+        self, channels: int, image_size: int, on_bad_image: OnBadImage, cache: Cache
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the images, uint8 (N, channels, image_size, image_size), in memory or over a file, and which of them
+        could be read, int64 (M,), or None for all.
+        """
         ...
 
 
@@ -58,48 +64,84 @@ class ArrayPart:
     """Images of one size in memory: uint8, (N, C, H, W)."""
 
     images: Tensor
-    labels: np.ndarray
+    labels: Labels
     place: str
 
     def geometry(self) -> tuple[int, int]:
         """Return channels and shorter side."""
         return self.images.shape[1], min(self.images.shape[2:])
 
-    def read(self, channels: int, image_size: int, on_bad_image: OnBadImage) -> tuple[Tensor, Tensor]:
-        """Return all images, converted, and their numbers."""
-        images = resize_arrays(convert_channels(self.images, channels), image_size)
-        return images, torch.arange(len(images))
+    def read(
+        self, channels: int, image_size: int, on_bad_image: OnBadImage, cache: Cache
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return all images, converted, in memory, where they are already."""
+        return resize_arrays(convert_channels(self.images, channels), image_size), None
+
+
+class Items(Protocol):
+    """Encoded images (paths, open files or Pillow images), listed anew or read again every time they are wanted."""
+
+    def chunks(self, size: int) -> Iterator[Sequence[Any]]:
+        """Yield all of them in order, at most `size` of them at a time."""
+        ...
+
+    def sample(self, count: int) -> Sequence[Any]:
+        """Return at most `count` of them, from all over."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """Items of what can be sliced, and is `count` long."""
+
+    items: Any
+    count: int
+
+    def chunks(self, size: int) -> Iterator[Sequence[Any]]:
+        """Yield slices."""
+        return (self.items[first : first + size] for first in range(0, self.count, size))
+
+    def sample(self, count: int) -> Sequence[Any]:
+        """Return evenly spread items."""
+        return [self.items[i : i + 1][0] for i in spread(self.count, count)]
 
 
 @dataclass(frozen=True)
 class ItemPart:
-    """Images to decode one by one; `items` (paths, files or Pillow images) need only support slices."""
+    """Images to decode one by one."""
 
-    items: Any
-    labels: np.ndarray
+    items: Items
+    labels: Labels
     place: str
 
     def geometry(self) -> tuple[int, int]:
-        """Return channels and median shorter side of a spread sample; 1 channel only if all of it is grey."""
-        spread = np.linspace(0, len(self.labels) - 1, min(_SAMPLE, len(self.labels))).astype(int)
+        """Return channels and median shorter side of a sample; 1 channel only if all of it is grey."""
         headers, problem = [], None
-        for index in spread.tolist():
+        for item in self.items.sample(_SAMPLE):
             try:
-                headers.append(read_header(self.items[index : index + 1][0]))
+                headers.append(read_header(item))
             except DhaError as error:
                 problem = error  # `read` reports or skips it
         if not headers:
             raise DhaError(f"{self.place} seems to hold no image at all: {problem}") from problem
         return 1 if all(grey for grey, _ in headers) else 3, int(np.median([side for _, side in headers]))
 
-    def read(self, channels: int, image_size: int, on_bad_image: OnBadImage) -> tuple[Tensor, Tensor]:
-        """Decode the images in threads.
+    def read(
+        self, channels: int, image_size: int, on_bad_image: OnBadImage, cache: Cache
+    ) -> tuple[Tensor, Tensor | None]:
+        """Decode the images in threads, where the cache says.
 
         Raises:
             DhaError: naming the first image that cannot be decoded, unless `on_bad_image` is "skip".
         """
-        images = torch.empty((len(self.labels), channels, image_size, image_size), dtype=torch.uint8)
-        good: list[int] = []
+        shape = len(self.labels), channels, image_size, image_size
+        name = f"{self.place}, on_bad_image={on_bad_image}"
+        images, good = cache.keep(shape, name, lambda images: self._decode(images, on_bad_image))
+        return images, None if len(good) == len(images) else good
+
+    def _decode(self, images: Tensor, on_bad_image: OnBadImage) -> Tensor:
+        good = torch.zeros(len(images), dtype=torch.bool)
+        channels, image_size = images.shape[1:3]
 
         def decode(index: int, item: Any) -> DhaError | None:
             name = str(item) if isinstance(item, str | Path) else f"{self.place}[{index}]"
@@ -109,13 +151,37 @@ class ItemPart:
                 return error
             return None
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for start in range(0, len(images), _BATCH):  # so that not all encoded images are in memory at once
-                items: Sequence[Any] = self.items[start : start + _BATCH]
-                for index, error in enumerate(pool.map(decode, range(start, start + len(items)), items), start):
-                    if error is None:
-                        good.append(index)
-                    elif on_bad_image == "error":
-                        raise DhaError(f"{error}, or leave it out with --on-bad-image skip") from error
-        kept = torch.tensor(good, dtype=torch.int64)
-        return (images if len(kept) == len(images) else images[kept]), kept
+        def finish(first: int, decoded: list[Future[DhaError | None]]) -> None:
+            for index, future in enumerate(decoded, first):
+                error = future.result()
+                if error is None:
+                    good[index] = True
+                elif on_bad_image == "error":
+                    raise DhaError(f"{error}, or leave it out with --on-bad-image skip") from error
+
+        under_way: tuple[int, list[Future[DhaError | None]]] = 0, []
+        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        try:
+            count = 0
+            # Two chunks of encoded images are in memory: one is read while the one before it is decoded.
+            for items in self.items.chunks(_CHUNK):
+                if count + len(items) > len(images):
+                    raise self._changed()
+                begun = [pool.submit(decode, index, item) for index, item in enumerate(items, count)]
+                finish(*under_way)
+                under_way = count, begun
+                count += len(items)
+            finish(*under_way)
+            if count < len(images):
+                raise self._changed()
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return good.nonzero()[:, 0]
+
+    def _changed(self) -> DhaError:
+        return DhaError(f"{self.place} has changed while it was read; begin again")
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Return at most `count` numbers in 0..total-1, evenly spread."""
+    return np.linspace(0, total - 1, min(count, total)).astype(int).tolist()

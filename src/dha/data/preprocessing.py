@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dha.data.images import LabelledImages
 from dha.errors import DhaError
 
 SMALLEST_SIZE = 4
 LARGEST_SIZE = 2048
 
-_CHUNK = 4096
+_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -91,22 +92,21 @@ def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.de
     return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
 
-def measure(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def measure(images: Tensor | LabelledImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel, of pixels scaled to [0, 1].
 
     Args:
-        images: uint8, (N, C, H, W), at least one image.
+        images: uint8, (N, C, H, W), at least one image; labelled ones are read a few at a time.
 
     Returns:
         C means and C standard deviations; the latter are at least 1/255, so that dividing by them is safe.
     """
+    chunks = images.split(_CHUNK) if isinstance(images, Tensor) else (some for some, _ in images.chunks(_CHUNK))
+    # A histogram of the 256 levels is exact and needs no float copy of the images.
+    counts = sum(torch.stack([torch.bincount(c.flatten(), minlength=256) for c in some.unbind(1)]) for some in chunks)
+    assert isinstance(counts, Tensor)
+    shares = counts.cpu() / counts[0].sum().item()
     levels = torch.arange(256, dtype=torch.float64) / 255
-    means, stds = [], []
-    for channel in images.unbind(1):
-        # A histogram of the 256 levels is exact and needs no float copy of the images.
-        counts = sum(torch.bincount(chunk.flatten(), minlength=256).cpu() for chunk in channel.split(_CHUNK))
-        shares = counts / channel.numel()
-        mean = (shares * levels).sum()
-        means.append(float(mean))
-        stds.append(max(float((shares * (levels - mean) ** 2).sum().sqrt()), 1 / 255))
-    return tuple(means), tuple(stds)
+    means = [(share * levels).sum() for share in shares]
+    stds = [(share * (levels - mean) ** 2).sum().sqrt() for share, mean in zip(shares, means, strict=True)]
+    return tuple(map(float, means)), tuple(max(float(std), 1 / 255) for std in stds)

@@ -11,9 +11,10 @@ import torch
 
 from dha.data.archives import open_archive, open_archives
 from dha.data.arrays import open_arrays
+from dha.data.cache import Cache, Where
 from dha.data.digits import open_digits
 from dha.data.folders import open_folder
-from dha.data.hub import is_dataset_directory, open_dataset, open_dataset_directory, open_hub
+from dha.data.hub import is_dataset_directory, is_dataset_file, open_dataset, open_dataset_path, open_hub
 from dha.data.images import LabelledImages
 from dha.data.labels import Classes, encode, find_classes
 from dha.data.parts import OnBadImage, Part, Parts
@@ -23,15 +24,15 @@ from dha.errors import DhaError
 LARGEST_DEFAULT_SIZE = 64
 
 _KINDS = (
-    'a path (folder of class folders, .npz file, folder of train*.npz, saved data set), "digits", a name on the '
-    "Hugging Face Hub, an array or tensor with labels, a list of Pillow images with labels, a datasets.Dataset or "
-    "DatasetDict"
+    "a path (folder of class folders, .npz file, folder of train*.npz, .parquet or .tar file or a folder of them, "
+    'saved data set), "digits", a name on the Hugging Face Hub, an array or tensor with labels, a list of Pillow '
+    "images with labels, a datasets.Dataset or DatasetDict"
 )
 
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled images in memory, all of one size and number of channels.
+    """Labelled images in memory or on disk, all of one size and number of channels.
 
     `classes[k]` is the class with number k; `skipped` counts images left out because they could not be read.
     """
@@ -52,8 +53,10 @@ def load_source(
     channels: int | None = None,
     classes: Sequence[str] | Sequence[int] | None = None,
     on_bad_image: OnBadImage = "error",
+    cache: Where = "auto",
+    folder: Path | None = None,
 ) -> Source:
-    """Read labelled images into memory.
+    """Read labelled images into memory, or into a file where they would take too much of it.
 
     Args:
         source: a path, "digits", a name on the Hugging Face Hub, images as array, tensor or list of Pillow images, or
@@ -64,13 +67,15 @@ def load_source(
         channels: 1 (grey) or 3 (RGB); None for 1 if the training images are grey, else 3.
         classes: number labels by this order, as a saved model does; None for the classes of the training images.
         on_bad_image: "error", or "skip" to leave out images that cannot be read.
+        cache: where decoded images are kept, as `Cache` has it; arrays stay in memory.
+        folder: of the run, where a file of decoded images is kept; None for a temporary file.
 
     Returns:
         The parts that the source has; without a train part of its own, all images are the train part.
 
     Raises:
         DhaError: if the source is missing, empty or of no known kind, labels do not match images, there are fewer than
-            two classes, a class is unknown, or an image cannot be read.
+            two classes, a class is unknown, an image cannot be read, or there is no room for them on the disk.
     """
     if image_size is not None:
         _check_size(image_size, "image_size")
@@ -93,11 +98,14 @@ def load_source(
         image_size = image_size or _check_size(min(LARGEST_DEFAULT_SIZE, own_size), f"images in {parts.train.place}")
     loaded: dict[str, LabelledImages] = {}
     skipped = 0
+    kept_in = Cache(cache, folder, _path(source))
     for name, part in _present(parts):
-        images, kept = part.read(channels, image_size, on_bad_image)
-        skipped += len(part.labels) - len(kept)
-        loaded[name] = LabelledImages(images, numbers[name][kept])
-        _check_readable(numbers[name], loaded[name], known, part.place)
+        images, good = part.read(channels, image_size, on_bad_image, kept_in)
+        loaded[name] = LabelledImages(images, numbers[name])
+        if good is not None:
+            loaded[name] = loaded[name].select(good)
+            skipped += len(images) - len(good)
+            _check_readable(numbers[name], loaded[name], known, part.place)
     return Source(parts.name, loaded["train"], loaded.get("validation"), loaded.get("test"), known, skipped)
 
 
@@ -120,15 +128,22 @@ def _open_named(source: str | Path) -> Parts:
     if str(source) and path.is_dir():
         if next(path.glob("train*.npz"), None):
             return open_archives(path)
-        return open_dataset_directory(path) if is_dataset_directory(path) else open_folder(path)
+        return open_dataset_path(path) if is_dataset_directory(path) else open_folder(path)
     if path.is_file():
+        if is_dataset_file(path):
+            return open_dataset_path(path)
         if path.suffix.lower() != ".npz":
-            raise DhaError(f"{path} is a file, but not an .npz archive; pass {_KINDS}")
+            raise DhaError(f"{path} is a file, but not an .npz archive, .parquet or .tar; pass {_KINDS}")
         return open_archive(path)
     # The Hub has names "set" and "owner/set"; anything else was meant as a path.
     if isinstance(source, str) and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) and path.suffix.lower() != ".npz":
         return open_hub(source)
     raise DhaError(f"{str(source)!r}: no such file or folder; pass {_KINDS}")
+
+
+def _path(source: Any) -> Path | None:
+    path = Path(source).expanduser() if isinstance(source, str | Path) else None
+    return path if path is not None and source != "digits" and path.exists() else None
 
 
 def _present(parts: Parts) -> list[tuple[str, Part]]:
@@ -143,8 +158,9 @@ def _check_size(size: int, what: str) -> int:
 
 
 def _check_readable(numbers: torch.Tensor, read: LabelledImages, classes: Classes, place: str) -> None:
-    lost = sorted(set(numbers.tolist()) - set(read.labels.tolist()))
-    if lost:
+    counts, left = (torch.bincount(labels, minlength=len(classes)) for labels in (numbers, read.labels))
+    lost = ((counts > 0) & (left == 0)).nonzero()
+    if len(lost):
         raise DhaError(
-            f"{place}: no image of class {classes[lost[0]]!r} could be read; replace them or remove the class"
+            f"{place}: no image of class {classes[int(lost[0])]!r} could be read; replace them or remove the class"
         )

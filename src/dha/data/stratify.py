@@ -16,7 +16,7 @@ def hold_out(labels: np.ndarray, fraction: float, rng: np.random.Generator, keep
         bool, (N,): true where an image is held out.
     """
     held = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
+    for label in np.flatnonzero(np.bincount(labels)):
         members = rng.permutation(np.flatnonzero(labels == label))
         count = min(max(1, round(len(members) * fraction)), len(members) - keep)
         held[members[:count]] = True

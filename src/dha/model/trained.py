@@ -21,7 +21,7 @@ from dha.architecture import (
     plain_network,
 )
 from dha.augmentation import AugmentationPolicy
-from dha.data import Preprocessing, load_source
+from dha.data import LabelledImages, Preprocessing, load_source
 from dha.engine import replaced_folder
 from dha.errors import DhaError
 from dha.model.reading import FORMAT, read_description, read_weights
@@ -51,27 +51,29 @@ class TrainedModel:
     learned: dict[str, Any] = field(default_factory=dict)
 
     @torch.no_grad()
-    def probabilities(self, images: Tensor) -> Tensor:
+    def probabilities(self, images: Tensor | LabelledImages) -> Tensor:
         """Return the probability of each class, float32 (N, classes) on the CPU.
 
         Args:
-            images: uint8, (N, C, S, S), at the model's size.
+            images: uint8, (N, C, S, S), at the model's size; labelled ones are read a few at a time.
 
         Raises:
             DhaError: if their size or number of channels is not the model's.
         """
-        if images.shape[1:] != (self.preprocessing.channels, *2 * (self.preprocessing.image_size,)):
+        shape = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
+        if shape != (self.preprocessing.channels, *2 * (self.preprocessing.image_size,)):
             raise DhaError(
-                f"images of shape {tuple(images.shape[1:])}: this model takes {self.preprocessing.channels} channels "
+                f"images of shape {shape}: this model takes {self.preprocessing.channels} channels "
                 f"at {self.preprocessing.image_size} pixels; read them with dha.data.load_images"
             )
         parts = [logits.float().softmax(1).cpu() for logits in self._logits(images)]
         return torch.cat(parts) if parts else torch.empty(0, len(self.classes))
 
-    def _logits(self, images: Tensor) -> Iterator[Tensor]:
+    def _logits(self, images: Tensor | LabelledImages) -> Iterator[Tensor]:
         self.network.eval()
         device = next(self.network.parameters()).device
-        for batch in images.split(BATCH):
+        chunks = images.split(BATCH) if isinstance(images, Tensor) else (some for some, _ in images.chunks(BATCH))
+        for batch in chunks:
             pixels = self.preprocessing.normalise(batch.to(device).float() / 255)
             yield self.network(pixels.contiguous(memory_format=layout(self.network)))
 
@@ -160,11 +162,11 @@ def _built(
     return given_network(network, *shape, genotype.blocks, device), genotype
 
 
-def labelled_images(model: TrainedModel, source: Any, labels: Any = None) -> tuple[Tensor, Tensor]:
+def labelled_images(model: TrainedModel, source: Any, labels: Any = None) -> LabelledImages:
     """Read labelled images as the model wants them: those of the test part, or all where a source has none.
 
     Returns:
-        uint8 images (N, C, S, S), and labels (N,) as positions in ``model.classes``.
+        The images, with labels as positions in ``model.classes``.
 
     Raises:
         DhaError: for a bad source, or a class that the model does not know.
@@ -173,5 +175,4 @@ def labelled_images(model: TrainedModel, source: Any, labels: Any = None) -> tup
     loaded = load_source(
         source, labels, image_size=preprocessing.image_size, channels=preprocessing.channels, classes=model.classes
     )
-    part = loaded.test or loaded.train
-    return part.images, part.labels
+    return loaded.test or loaded.train

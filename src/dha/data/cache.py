@@ -1,0 +1,178 @@
+"""Where decoded images are kept: in memory, or in a file that is read through the page cache.
+
+The file of a run lies in its folder, under a name that follows from the source (names, sizes and times of its files),
+until the run is over: every process of the run and every `--resume` takes it up, none decodes anew. Without a folder,
+or for a source that is no path, it is a temporary file without a name, which ends with the process.
+"""
+
+import hashlib
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dha.errors import DhaError
+
+Where = Literal["auto", "memory", "disk"]
+
+MEMORY_SHARE = 0.25
+"""Of the memory of the machine, what the images of one part (train, validation, test) may take before they are kept on
+disk."""
+
+FOLDER = "images"
+"""In the folder of a run."""
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Decide where images are kept, and decode them there once.
+
+    Args:
+        where: "memory", "disk", or "auto": on disk what would take more than `MEMORY_SHARE` of the memory.
+        folder: of the run, made when it is needed; None for temporary files, where the system has them (`TMPDIR`).
+        source: path that the images come from; None if they do not come from one.
+    """
+
+    where: Where = "auto"
+    folder: Path | None = None
+    source: Path | None = None
+
+    def keep(
+        self, shape: tuple[int, int, int, int], name: str, fill: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Have images decoded, unless a process of this run has done it before.
+
+        Args:
+            shape: (N, C, S, S).
+            name: tells these from other images of the same source and shape.
+            fill: writes to its argument, uint8 of that shape, zeros, and returns which of the N there are, int64.
+
+        Returns:
+            The images, and which of the N there are, int64.
+
+        Raises:
+            DhaError: if there is no room on the disk, which is taken before anything is decoded.
+        """
+        on_disk = math.prod(shape) > MEMORY_SHARE * _memory() if self.where == "auto" else self.where == "disk"
+        if not on_disk:
+            images = torch.zeros(shape, dtype=torch.uint8)
+            return images, fill(images)
+        if self.folder is None or self.source is None:
+            images, _ = self._anonymous(shape)
+            return images, fill(images)
+        folder = self.folder / FOLDER
+        key = hashlib.sha256(repr((_VERSION, shape, name, _identity(self.source))).encode()).hexdigest()[:16]
+        file, partial = folder / f"{key}.u8", folder / f"{key}.partial"
+        with _unwritable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            if not file.exists():
+                try:
+                    with _unwritable(folder):
+                        partial.touch()
+                    images, there = _mapped(partial, shape)
+                    there[fill(images)] = 1
+                    with _unwritable(folder), open(partial, "r+b") as written:
+                        os.fsync(written.fileno())
+                    partial.replace(file)
+                except BaseException:
+                    partial.unlink(missing_ok=True)
+                    raise
+        images, there = _mapped(file, shape)
+        return images, there.nonzero()[:, 0]
+
+    def remove(self) -> None:
+        """Remove the files of the run: it is over."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
+
+    def _anonymous(self, shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
+        folder = Path(tempfile.gettempdir()) if self.folder is None else self.folder
+        with _unwritable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=".dha-", dir=folder)
+        os.close(descriptor)
+        try:
+            return _mapped(Path(name), shape)
+        finally:
+            os.unlink(name)  # The memory map keeps what is in it.
+
+
+def _mapped(file: Path, shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
+    """Return images over a file that is there, and a byte for each of them behind them, with room on the disk."""
+    pixels = math.prod(shape)
+    size = pixels + shape[0]
+    with _unwritable(file.parent, f"{size / 1e9:.1f} GB for {shape[0]} decoded images do not fit into"):
+        if file.stat().st_size != size:
+            with open(file, "r+b") as opened:
+                # Writing to a memory map on a full disk would kill the process.
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(opened.fileno(), 0, size)
+                elif shutil.disk_usage(file.parent).free < size:
+                    raise OSError(0, "no space left")
+                else:
+                    opened.truncate(size)
+    whole = torch.from_file(str(file), shared=True, size=size, dtype=torch.uint8)
+    return whole[:pixels].view(shape), whole[pixels:]
+
+
+@contextmanager
+def _unwritable(folder: Path, problem: str = "decoded images cannot be written to") -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DhaError(
+            f"{problem} {str(folder)!r} ({error.strerror}): make room there, choose another folder (--out, or else "
+            "TMPDIR) or a smaller --image-size"
+        ) from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process decodes into the folder."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _identity(source: Path) -> str:
+    digest = hashlib.sha256()
+
+    def note(path: str) -> None:
+        known = os.stat(path)
+        digest.update(f"{path}\0{known.st_size}\0{known.st_mtime_ns}\0".encode(errors="surrogateescape"))
+
+    note(str(source.resolve()))
+    for folder, folders, files in os.walk(source):
+        folders.sort()
+        for name in sorted([*folders, *files]):
+            path = os.path.join(folder, name)
+            if os.path.exists(path):
+                note(path)
+    return digest.hexdigest()
+
+
+def _memory() -> int:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**34
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        memory = min(memory, int(text))
+    return memory
