@@ -25,7 +25,9 @@ def test_precision_can_be_changed_before_networks_are_set_up():
         dtypes = []
         network = torch.nn.Linear(2, 2)
         network.register_forward_hook(lambda module, inputs, output, seen=dtypes: seen.append(output.dtype))
-        assert fabric.setup_module(network)(torch.ones(1, 2)).dtype == torch.float32
+        output = fabric.setup_module(network)(torch.ones(1, 2))
+        assert isinstance(output, torch.Tensor)
+        assert output.dtype == torch.float32
         with fabric.autocast():
             network(torch.ones(1, 2))
         assert dtypes == [dtype] * 2
