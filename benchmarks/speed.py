@@ -62,7 +62,7 @@ class Task:
 TASKS = {
     "residual": Task(32, 128, 32, 1, 40),
     "cells": Task(32, 64, 16, 5, 20),
-    "mobile": Task(224, 16, 32, 4, 224),
+    "mobile": Task(128, 16, 16, 4, 224),
 }
 JOINT = {
     "plain": ("none", False, False),
