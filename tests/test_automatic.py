@@ -28,11 +28,11 @@ def choose(monkeypatch):
     """Choose a size on a given machine: its seconds per image at width 8, growing with the square of the width."""
 
     def make(seconds, images=1000, **settings):
-        def seconds_per_image(network, config, preprocessing, fabric, precisions):
-            return {"32": seconds * (network.genotype.width / 8) ** 2 * network.genotype.depth}
+        def seconds_of_size(size, *_):
+            return {"32": seconds * (size.width / 8) ** 2 * size.depth}
 
-        monkeypatch.setattr(automatic, "seconds_per_image", seconds_per_image)
-        # However slow the machine is that this runs on, building the networks takes no time.
+        monkeypatch.setattr(automatic, "seconds_of_size", seconds_of_size)
+        # However slow the machine is that this runs on.
         monkeypatch.setattr(automatic.time, "monotonic", lambda: 0.0)
         preprocessing = Preprocessing(32, 3, (0.5,) * 3, (0.2,) * 3)
         return choose_size(Config(**settings), images, 10, preprocessing, make_fabric("cpu", "32", 32), ["32"])[:2]
@@ -106,12 +106,12 @@ def test_a_precision_without_a_chance_is_not_timed_again():
 def test_size_and_precision_are_chosen_together(times, size, precision, timed, monkeypatch):
     asked = []
 
-    def seconds_per_image(network, config, preprocessing, fabric, precisions):
-        at = times[LADDER.index((network.genotype.width, 1))]
+    def seconds_of_size(size, config, classes, preprocessing, fabric, precisions):
+        at = times[LADDER.index(size[:2])]
         asked.extend(precisions)
         return {p: taken / 100 for p, taken in zip(("32", "bf16"), at, strict=True) if p in precisions}
 
-    monkeypatch.setattr(automatic, "seconds_per_image", seconds_per_image)
+    monkeypatch.setattr(automatic, "seconds_of_size", seconds_of_size)
     config = Config(budget=30.0 * 10, learn="none", progressive_resizing=False)
     preprocessing = Preprocessing(32, 3, (0.5,) * 3, (0.2,) * 3)
     fabric = make_fabric("cpu", "32", 32)

@@ -129,10 +129,7 @@ def choose_size(
                 nonlocal still_open
                 if time.monotonic() - began > SHARE * budget:
                     return None
-                with torch.random.fork_rng(devices=[]):
-                    side = preprocessing.image_size
-                    network = search_network("residual", preprocessing.channels, classes, side, sizes[rung])
-                times[rung] = seconds_per_image(network, config, preprocessing, fabric, still_open)
+                times[rung] = seconds_of_size(sizes[rung], config, classes, preprocessing, fabric, still_open)
                 still_open = within_reach(times[rung])
                 return min(times[rung].values())
 
@@ -220,6 +217,15 @@ def keeps_limits(config: Config, size: Size, classes: int, preprocessing: Prepro
     limits = config.max_parameters, config.max_flops
     costs = zip(count(network, (channels, side, side)), limits, strict=True)
     return all(limit is None or cost <= limit for cost, limit in costs)
+
+
+def seconds_of_size(
+    size: Size, config: Config, classes: int, preprocessing: Preprocessing, fabric: Fabric, precisions: Iterable[str]
+) -> dict[str, float]:
+    """Return ``seconds_per_image`` of the residual network of a size that a search starts from."""
+    with torch.random.fork_rng(devices=[]):
+        network = search_network("residual", preprocessing.channels, classes, preprocessing.image_size, size)
+    return seconds_per_image(network, config, preprocessing, fabric, precisions)
 
 
 def seconds_per_image(

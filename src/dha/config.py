@@ -191,7 +191,8 @@ class Config:
         devices: processes on this machine, each with a device of its own, that share every batch.
         num_nodes: machines.
         strategy: of Lightning Fabric, how processes share the work; "auto" is distributed data-parallel.
-        precision: "auto", "32" or "bf16".
+        precision: "32", "bf16" or "auto": the faster one, timed for a few steps of the network at the start; with
+            epochs instead of a budget nothing is timed, and it follows from the hardware and the size of the images.
         checkpoint_every: the most seconds between two checkpoints; there are more at the ends of epochs, if cheap.
         on_bad_image: "error", or "skip" files that are not images.
         cache: where decoded images are kept: in "memory", on "disk" (in a file in the folder of the run until it is

@@ -1,5 +1,8 @@
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 from dha.architecture import BRANCHES, ResidualNetwork
 from dha.architecture.blocks import searched, written
@@ -24,6 +27,30 @@ def test_branches_keep_the_shape_and_absorb_a_weight(name, channels, size):
 def test_a_block_is_the_relu_of_input_plus_branch():
     block, images = Residual(3, written([["skip"]])), torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(block(images), torch.relu(2 * images))
+
+
+def test_the_order_of_pooling_and_relu_is_of_no_account():
+    blocks = [["pair_3x3"], ["inverted_3x3"], ["bottleneck"]]
+    network = ResidualNetwork(3, 5, 32, written(blocks), width=4).train()
+    customary = copy.deepcopy(network)
+    body = customary.body
+    pools = [place for place, module in enumerate(body) if isinstance(module, nn.MaxPool2d)]
+    assert len(pools) == 3
+    for module in customary.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    for place in pools:
+        assert isinstance(body[place + 1], nn.ReLU)
+        body[place], body[place + 1] = body[place + 1], body[place]
+    images = torch.randn(6, 3, 32, 32)
+    logits = [model(images) for model in (network, customary)]
+    torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
+    gradients = [
+        torch.autograd.grad(out.square().sum(), list(model.parameters()))
+        for out, model in zip(logits, (network, customary), strict=True)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,17 @@ def test_precision_is_that_of_the_forward_pass(precision, dtype):
 
 
 def test_precision_can_be_changed_before_networks_are_set_up():
-    fabric = make_fabric("cpu", "32", image_size=8)
-    for precision, dtype in [("bf16", torch.bfloat16), ("bf16", torch.bfloat16), ("32", torch.float32)]:
+    fabric, network, dtypes = make_fabric("cpu", "32", image_size=8), torch.nn.Linear(2, 2), []
+    network.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    for precision in ("bf16", "bf16", "32"):
         set_precision(fabric, precision)
         assert precision_of(fabric) == precision
-        network = torch.nn.Linear(2, 2)
-        assert fabric.setup_module(network)(torch.ones(1, 2)).dtype == torch.float32
+        output = fabric.setup_module(network)(torch.ones(1, 2))
+        assert isinstance(output, torch.Tensor)
+        assert output.dtype == torch.float32
         with fabric.autocast():
-            assert network(torch.ones(1, 2)).dtype == dtype
+            network(torch.ones(1, 2))
+    assert dtypes == [torch.bfloat16] * 4 + [torch.float32] * 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

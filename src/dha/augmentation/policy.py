@@ -169,14 +169,14 @@ class AugmentationPolicy:
         # What is beyond the operations is left alone.
         counts = choice.bincount(minlength=len(self.operations) + 1).tolist()
         forward, back = _to_device(torch.stack([order, order.argsort()]), images.device)
-        groups = images[forward].split(counts)
+        groups = images.index_select(0, forward).split(counts)
         parameters = _to_device(uniforms[order], images.device).split(counts)
         results = [
             OPERATIONS[name](group, numbers)
             for name, group, numbers in zip((*self.operations, "identity"), groups, parameters, strict=True)
             if len(group)
         ]
-        return torch.cat(results)[back]
+        return torch.cat(results).index_select(0, back)
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return a batch augmented by pairs drawn anew: `apply` after `draw`."""
