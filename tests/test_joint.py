@@ -60,7 +60,7 @@ def test_the_step_is_that_of_torch_when_nothing_is_learned(splits, small, optimi
 
 def test_learning_rate_moves_by_the_cosine_at_the_new_weights(splits, small):
     settings = HyperparametersConfig(
-        learning_rate=0.05, horizon=0.0, rate=0.3, resting_cosine=-0.1, warmup=0.0, label_smoothing=0.2
+        learning_rate=0.05, horizon=0.0, rate=3.0, resting_cosine=-0.1, warmup=0.0, label_smoothing=0.2
     )
     batches, joint = joint_training(splits, small(learn="hyperparameters", every=1, hyperparameters=settings))
     held_out = next(iter(joint.validation))
@@ -98,7 +98,7 @@ def test_only_the_values_asked_for_move(splits, small, name):
 
 
 def test_label_smoothing_moves_by_its_cosine_with_the_plain_loss(splits, small):
-    settings = HyperparametersConfig(learn="label_smoothing", label_smoothing=0.2, rate=0.5, warmup=0.0)
+    settings = HyperparametersConfig(learn="label_smoothing", label_smoothing=0.2, rate=5.0, warmup=0.0)
     batches, joint = joint_training(splits, small(learn="hyperparameters", every=1, hyperparameters=settings))
     images, labels = next(iter(batches))
     held_out = next(iter(joint.validation))
@@ -121,7 +121,7 @@ def test_label_smoothing_moves_by_its_cosine_with_the_plain_loss(splits, small):
 
 
 def test_branches_are_dropped_in_training_and_the_probability_moves_by_its_cosine(splits, small):
-    settings = HyperparametersConfig(learn="drop_path", drop_path=0.3, rate=0.5, warmup=0.0)
+    settings = HyperparametersConfig(learn="drop_path", drop_path=0.3, rate=5.0, warmup=0.0)
     config = small(learn="hyperparameters", space="residual", every=1, hyperparameters=settings)
     batches, joint = joint_training(splits, config)
     images, labels = next(iter(batches))
@@ -380,13 +380,13 @@ def test_policy_learns_the_one_operation_that_helps(splits, small):
 
     def inverted() -> float:
         p = joint.policy.probabilities()  # pyright: ignore[reportOptionalMemberAccess]
-        return float(p[1].sum() + p[:, 1].sum() - 2 * p[1, 1])
+        return float(p[1].sum() + p[:, 1].sum() - p[1, 1])
 
     before = inverted()
     for _ in range(3):
         for images, labels in batches:
             joint.step(images, labels, 0.2)
-    assert before < 0.4
+    assert before < 0.45
     assert inverted() > before + 0.2
 
 

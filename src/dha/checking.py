@@ -116,6 +116,6 @@ _RANGES: list[tuple[str, float, float]] = [
     ("hyperparameters.drop_path", 0.0, 0.9),
     ("hyperparameters.warmup", 0.0, 0.9),
     ("hyperparameters.horizon", 0.0, 1.0),
-    ("hyperparameters.rate", 0.0, 10.0),
+    ("hyperparameters.rate", 0.0, 100.0),
     ("hyperparameters.resting_cosine", -1.0, 1.0),
 ]

@@ -126,8 +126,8 @@ class HyperparametersConfig(Section):
         warmup: share of the run in which the learning rate rises linearly.
         horizon: share of the run over which a hypergradient looks back at what a learned value has done to the weights;
             0 looks at the last step alone.
-        rate: how far the logarithm of a learned value moves per update at full agreement of the gradients; follows the
-            schedule.
+        rate: how far the logarithm of a learned value moves per update at full agreement of the gradients over a
+            horizon, and ten times how far at that with the last step alone; follows the schedule.
         resting_cosine: cosine between validation gradient and the way that the weights have come at which the learning
             rate stays where it is.
     """
@@ -141,8 +141,8 @@ class HyperparametersConfig(Section):
     drop_path: float = 0.0
     warmup: float = 0.05
     horizon: float = 0.25
-    rate: float = 1.0
-    resting_cosine: float = -0.005
+    rate: float = 10.0
+    resting_cosine: float = -0.007
 
     def learned(self) -> tuple[str, ...]:
         """Return the names of the values to learn, in their canonical order; a ``DhaError`` names an unknown one."""

@@ -17,6 +17,7 @@ from dha.config import Config, learned_parts
 from dha.data import Preprocessing
 from dha.engine import HostCopy, WeightAverage, averaged, check_agreed, everywhere, undisturbed
 from dha.hyperparameters import (
+    ONE_STEP,
     LateScalar,
     LearnedAdamW,
     LearnedScalar,
@@ -201,14 +202,14 @@ class JointTraining:
                         smoother = averaged(smoothing_direction(self.plain(inputs), labels, active), self.fabric)
                     # Judged without any: a loss that is smoothed itself wants what it is smoothed by.
                     plain = self._held_out_gradient(active, self.side(progress), smoothing=0.0)
-                    self.smoothing.move(cosine(plain, smoother), rate)
+                    self.smoothing.move(cosine(plain, smoother), ONE_STEP * rate)
                 if "drop_path" in self.learned:
 
                     def loss() -> Tensor:
                         return F.cross_entropy(self.plain(inputs), labels, label_smoothing=self.smoothing.late)
 
                     with undisturbed(self.norms, self.others), self.fabric.autocast():
-                        self.depth.learn(loss, self.paths, len(labels), active, held_out, rate)
+                        self.depth.learn(loss, self.paths, len(labels), active, held_out, ONE_STEP * rate)
             if learner is not None and draws is not None and learner.by_signal:
                 aligned = learner.by_validation
                 learner.note(draws, self._alignments(inputs, labels, active, held_out) if aligned else losses.detach())

@@ -258,9 +258,9 @@ def test_validation_rule_finds_the_planted_operation(planted: str) -> None:
 
 
 def test_validation_rule_finds_inversion() -> None:
-    # Inverting twice is no inversion: what must grow is the share of pairs that invert once, from 4/9.
+    # What must grow is the share of pairs that invert, from 5/9; a pair that names it twice does it once.
     probabilities = learned("invert", ("identity", "invert", "cutout")).probabilities()
-    assert probabilities[1].sum() + probabilities[:, 1].sum() - 2 * probabilities[1, 1] > 0.9
+    assert probabilities[1].sum() + probabilities[:, 1].sum() - probabilities[1, 1] > 0.95
 
 
 def test_validation_rule_drops_what_only_hurts() -> None:

@@ -14,6 +14,10 @@ from dha.engine import MovingAverage
 from dha.hyperparameters.hypergradients import cosine
 from dha.hyperparameters.schedule import LateScalar, LearnedScalar
 
+ONE_STEP = 0.1
+"""Of the rate, what values move by that are judged by the last step alone: cosines with it are about ten times as large
+as those over a horizon, and noise."""
+
 
 class LearnedOptimizer(ABC):
     """What ``LearnedSGD`` and ``LearnedAdamW`` share: a learning rate for each group of weights, and one weight decay.
@@ -60,7 +64,7 @@ class LearnedOptimizer(ABC):
         momentum: float = 0.9,
         friction: LateScalar | None = None,
         horizon: float = 0.25,
-        resting_cosine: float = -0.005,
+        resting_cosine: float = -0.007,
         clip: float | None = None,
     ) -> None:
         self.peaks, self.weight_decay, self.friction = list(peaks), weight_decay, friction
@@ -133,12 +137,13 @@ class LearnedOptimizer(ABC):
         Args:
             weights: those that the last step has moved, with the gradients that it was made from.
             gradients: of the validation loss at them, after that step.
-            rate: how far a logarithm moves where a cosine is 1.
+            rate: how far a logarithm moves where a cosine over the horizon is 1; ``ONE_STEP`` of it where one with the
+                last step is.
             learning_rates: whether the learning rates move, too.
         """
         if self.friction is not None:
-            self.friction.move(-cosine(gradients, self._older(weights)), rate)
-        rate *= self.trail.covered()
+            self.friction.move(-cosine(gradients, self._older(weights)), ONE_STEP * rate)
+        rate *= self.trail.covered() if self.trail.horizon else ONE_STEP
         held_out = dict(zip(weights, gradients, strict=True))
         past: dict[Tensor, Tensor] = dict(zip(self.weights, self.trail.values, strict=True))
         for peak, group in zip(self.peaks, self.optimizer.param_groups, strict=True):
