@@ -68,10 +68,11 @@ def make_fabric(
 
 def _keep_memory() -> None:
     """Let freed memory stay with the process: glibc gives large tensors back to the system and fetches them by the page
-    at the next use, which costs up to half of a step.
+    at the next use, which costs up to half of a step. What was freed before, while images were made ready, goes back.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):
+        libc.malloc_trim(0)  # pyright: ignore[reportOptionalMemberAccess]
         libc.mallopt(M_MMAP_MAX, 0)  # pyright: ignore[reportOptionalMemberAccess]
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # pyright: ignore[reportOptionalMemberAccess]
 
