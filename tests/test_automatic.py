@@ -1,10 +1,7 @@
 import pytest
-import torch
-from torch import nn
 
 from dha import ArchitectureConfig, Config, automatic
-from dha.architecture import Size, search_network, sparse_codes
-from dha.automatic import LADDER, choose_size, fastest, largest, open_precisions, seconds_per_image, within_reach
+from dha.automatic import LADDER, choose_size, fastest, largest, open_precisions, within_reach
 from dha.data import Preprocessing
 from dha.engine import make_fabric
 
@@ -132,40 +129,9 @@ def test_what_is_open_to_measurement(monkeypatch):
     assert open_precisions(Config(budget="5m"), fabric) == ["32"]
 
 
-def test_timing_leaves_the_weights_as_they_are():
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 5))
-    before = [weight.detach().clone() for weight in network.parameters()]
-    dtypes = []
-    network[0].register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
-    preprocessing = Preprocessing(8, 3, (0.5,) * 3, (0.2,) * 3)
-    arguments = network, Config(batch_size=4), preprocessing, make_fabric("cpu", "32", 8)
-    seconds = seconds_per_image(*arguments, ["32", "bf16"])
-    assert dtypes == [torch.float32, torch.bfloat16] * 3
-    assert list(seconds) == ["32", "bf16"]
-    assert min(seconds.values()) > 0
-    assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
-    seconds_per_image(*arguments, ["32", "bf16"], most=1e-9)
-    assert len(dtypes) == 8, "one step of each, if there is no time for more"
-
-
 def test_a_step_may_take_what_a_budget_leaves_for_the_passes():
     plain = Config(budget="100s", learn="none", progressive_resizing=False)
     assert automatic.affordable(plain, images=500, side=32, passes=10) == pytest.approx(0.02)
     learning = Config(budget="100s", progressive_resizing=False)
     assert automatic.affordable(learning, 500, 32, 10) == pytest.approx(0.02 / automatic.LEARNING)
     assert automatic.affordable(Config(budget="100s", learn="none"), 500, 32, 10) > 0.02, "smaller images cost less"
-
-
-def test_choices_are_timed_as_shares_of_a_step(monkeypatch):
-    network = search_network("residual", 3, 4, 16, Size(4, 1, 16))
-    times = [torch.arange(1.0, 8.0).double()[None] for _ in sparse_codes(network)]
-    monkeypatch.setattr(automatic, "candidate_seconds", lambda *_: (times, 5.0))
-    monkeypatch.setattr(automatic, "seconds_per_image", lambda *_: {"32": 0.5})
-    preprocessing = Preprocessing(16, 3, (0.5,) * 3, (0.2,) * 3)
-    config = Config(budget="100s", batch_size=8, precision="32", learn="architecture", progressive_resizing=False)
-    fabric = make_fabric("cpu", "32", 16)
-    (seconds, rest), most = automatic.affordable_choices(network, config, 100, preprocessing, fabric)
-    # The reference: pair_3x3 (1 s), skip (7 s), pair_3x3 (1 s), and 5 s for the rest, in a step of half a second.
-    assert rest == pytest.approx(0.5 * 5 / 14)
-    assert float(seconds[1][0, 6]) == pytest.approx(0.5 * 7 / 14)
-    assert most == pytest.approx(100 / (automatic.SEARCHED_PASSES * 100 * automatic.LEARNING))

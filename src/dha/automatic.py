@@ -9,29 +9,17 @@ open, a rung is timed in both, and the faster one counts. The measurements behin
 ``docs/performance.md``.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from dha.architecture import (
-    SIZES,
-    ResidualNetwork,
-    Size,
-    candidate_seconds,
-    count,
-    layout,
-    referred,
-    search_network,
-    sparse_codes,
-)
+from dha.architecture import SIZES, ResidualNetwork, Size, count, referred
 from dha.config import Config, learned_parts, parse_budget
 from dha.data import Preprocessing
 from dha.engine import computes_in_bf16, precision_of
+from dha.pace import seconds_of_size
 from dha.resizing import gain
 
 LADDER = [(8, 1), (12, 1), (16, 1), (24, 1), (32, 1), (48, 1), (64, 1), (64, 2), (96, 2), (128, 2), (128, 3)]
@@ -45,9 +33,6 @@ SEARCHED_PASSES = 15.0
 
 LEARNING = 1.25
 """Time of a step that learns everything, over that of a plain one."""
-
-TIMED = 32
-"""Images that candidates are timed on."""
 
 SHARE = 0.03
 """Of the budget, at most spent on timing; a rung that has begun is finished."""
@@ -156,31 +141,6 @@ def affordable(config: Config, images: int, side: int, passes: float) -> float:
     return parse_budget(config.budget) / (passes * images * factor)
 
 
-def affordable_choices(
-    network: nn.Module, config: Config, images: int, preprocessing: Preprocessing, fabric: Fabric
-) -> tuple[tuple[list[Tensor], float], float]:
-    """Return how long a training step of a search network takes with each candidate and without any, per image, and how
-    long it may take for ``SEARCHED_PASSES`` passes.
-
-    A candidate is taken to have the same share in a step as in its forward pass.
-
-    Args:
-        network: a search network; moved to the device, the statistics of its BatchNorm layers do not stay as they are.
-        config: the settings, with a budget and a precision.
-        images: number of training images.
-        preprocessing: channels and size of the images.
-        fabric: the device.
-    """
-    side, count = preprocessing.image_size, min(TIMED, config.images_per_step())
-    step = seconds_per_image(network, config, preprocessing, fabric, [config.precision])[config.precision]
-    inputs = torch.randn(count, preprocessing.channels, side, side, device=fabric.device)
-    with torch.autocast(fabric.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        forward, rest = candidate_seconds(network, inputs.contiguous(memory_format=layout(network)))
-    chosen = sum(float(s.gather(1, c.chosen.cpu()).sum()) for s, c in zip(forward, sparse_codes(network), strict=True))
-    scale = step / (rest + chosen)
-    return ([scale * seconds for seconds in forward], scale * rest), affordable(config, images, side, SEARCHED_PASSES)
-
-
 def largest(
     ladder: list[tuple[int, int]], seconds_of: Callable[[tuple[int, int]], float | None], most: float
 ) -> tuple[int, int]:
@@ -217,56 +177,3 @@ def keeps_limits(config: Config, size: Size, classes: int, preprocessing: Prepro
     limits = config.max_parameters, config.max_flops
     costs = zip(count(network, (channels, side, side)), limits, strict=True)
     return all(limit is None or cost <= limit for cost, limit in costs)
-
-
-def seconds_of_size(
-    size: Size, config: Config, classes: int, preprocessing: Preprocessing, fabric: Fabric, precisions: Iterable[str]
-) -> dict[str, float]:
-    """Return ``seconds_per_image`` of the residual network of a size that a search starts from."""
-    with torch.random.fork_rng(devices=[]):
-        network = search_network("residual", preprocessing.channels, classes, preprocessing.image_size, size)
-    return seconds_per_image(network, config, preprocessing, fabric, precisions)
-
-
-def seconds_per_image(
-    network: nn.Module,
-    config: Config,
-    preprocessing: Preprocessing,
-    fabric: Fabric,
-    precisions: Iterable[str],
-    most: float = math.inf,
-    steps: int = 2,
-) -> dict[str, float]:
-    """Return how long a plain training step takes in each precision, per image: the fastest of a few.
-
-    Args:
-        network: moved to the device; its weights stay as they are, the statistics of its BatchNorm layers do not.
-        config: the batch size.
-        preprocessing: channels and size of the images.
-        fabric: the device.
-        precisions: "32", "bf16" or both.
-        most: seconds after which no further round of steps is begun.
-        steps: how many are timed in each precision, taking turns, after one that counts only if there is no other.
-    """
-    side, size, device = preprocessing.image_size, config.images_per_step(), fabric.device
-    network.to(device, memory_format=layout(network)).train()  # pyright: ignore[reportCallIssue]
-    trained = [weight for weight in network.parameters() if weight.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, fused=True)
-    images = torch.randn(size, preprocessing.channels, side, side, device=device)
-    images = images.contiguous(memory_format=layout(network))
-    labels = torch.zeros(size, dtype=torch.long, device=device)
-    times: dict[str, list[float]] = {precision: [] for precision in precisions}
-    first = time.monotonic()
-    for _ in range(steps + 1):
-        for precision, taken in times.items():
-            began = time.monotonic()
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                loss = F.cross_entropy(network(images), labels)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            loss.item()  # waits for the device
-            taken.append(time.monotonic() - began)
-        if time.monotonic() - first > most:
-            break
-    return {precision: min(taken[1:] or taken) / size for precision, taken in times.items()}

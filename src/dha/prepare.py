@@ -9,12 +9,13 @@ from lightning_fabric import Fabric
 
 from dha.architecture import Limits, Size, drop_paths, given_limits, given_network, head_weights, search_network
 from dha.augmentation import OPERATIONS, AugmentationPolicy
-from dha.automatic import SHARE, affordable_choices, choose_size, fastest, open_precisions, seconds_per_image
+from dha.automatic import SEARCHED_PASSES, SHARE, affordable, choose_size, fastest, open_precisions
 from dha.config import PARTS, Config, learned_parts, parse_budget
 from dha.data import Batches, Preprocessing, Splits, on_device
 from dha.engine import set_precision
 from dha.errors import DhaError
 from dha.joint import JointTraining
+from dha.pace import seconds_by_choice, seconds_per_image
 
 
 def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric: Fabric) -> Config:
@@ -80,8 +81,9 @@ def prepare(
         most: dict[str, Any] = {}
         if config.budget is not None and "architecture" in learn:
             timed = build(config, preprocessing, len(splits.classes), fabric.device)
-            measured = affordable_choices(timed, config, len(splits.train), preprocessing, fabric)
-            most["seconds"], most["max_seconds"] = fabric.broadcast(measured)
+            # Of the first process, so that all agree.
+            most["seconds"] = fabric.broadcast(seconds_by_choice(timed, config, preprocessing, fabric))
+            most["max_seconds"] = affordable(config, len(splits.train), preprocessing.image_size, SEARCHED_PASSES)
         limits = Limits(network, shape, max_parameters=config.max_parameters, max_flops=config.max_flops, **most)
         head = frozenset()
     else:

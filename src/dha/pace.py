@@ -1,0 +1,96 @@
+"""How fast this machine trains a network: the time of a step, and the share of each candidate of a search in it."""
+
+import math
+import time
+from collections.abc import Iterable
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dha.architecture import Size, candidate_seconds, layout, search_network, sparse_codes
+from dha.config import Config
+from dha.data import Preprocessing
+
+TIMED = 32
+"""Images that candidates are timed on."""
+
+
+def seconds_of_size(
+    size: Size, config: Config, classes: int, preprocessing: Preprocessing, fabric: Fabric, precisions: Iterable[str]
+) -> dict[str, float]:
+    """Return ``seconds_per_image`` of the residual network of a size that a search starts from."""
+    with torch.random.fork_rng(devices=[]):
+        network = search_network("residual", preprocessing.channels, classes, preprocessing.image_size, size)
+    return seconds_per_image(network, config, preprocessing, fabric, precisions)
+
+
+def seconds_per_image(
+    network: nn.Module,
+    config: Config,
+    preprocessing: Preprocessing,
+    fabric: Fabric,
+    precisions: Iterable[str],
+    most: float = math.inf,
+    steps: int = 2,
+) -> dict[str, float]:
+    """Return how long a plain training step takes in each precision, per image: the fastest of a few.
+
+    Args:
+        network: moved to the device; its weights stay as they are, the statistics of its BatchNorm layers do not.
+        config: the batch size.
+        preprocessing: channels and size of the images.
+        fabric: the device.
+        precisions: "32", "bf16" or both.
+        most: seconds after which no further round of steps is begun.
+        steps: how many are timed in each precision, taking turns, after one that counts only if there is no other.
+    """
+    side, size, device = preprocessing.image_size, config.images_per_step(), fabric.device
+    network.to(device, memory_format=layout(network)).train()  # pyright: ignore[reportCallIssue]
+    trained = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, fused=True)
+    images = torch.randn(size, preprocessing.channels, side, side, device=device)
+    images = images.contiguous(memory_format=layout(network))
+    labels = torch.zeros(size, dtype=torch.long, device=device)
+    times: dict[str, list[float]] = {precision: [] for precision in precisions}
+    first = time.monotonic()
+    for _ in range(steps + 1):
+        for precision, taken in times.items():
+            began = time.monotonic()
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                loss = F.cross_entropy(network(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loss.item()  # waits for the device
+            taken.append(time.monotonic() - began)
+        if time.monotonic() - first > most:
+            break
+    return {precision: min(taken[1:] or taken) / size for precision, taken in times.items()}
+
+
+def seconds_by_choice(
+    network: nn.Module, config: Config, preprocessing: Preprocessing, fabric: Fabric
+) -> tuple[list[Tensor], float]:
+    """Return how long a plain training step takes with each candidate of a search network, and without any, per image.
+
+    A candidate is taken to have the same share in a step as in its forward pass.
+
+    Args:
+        network: moved to the device; the statistics of its BatchNorm layers do not stay as they are.
+        config: batch size and precision.
+        preprocessing: channels and size of the images.
+        fabric: the device.
+
+    Returns:
+        What ``candidate_seconds`` returns, scaled.
+    """
+    side, count = preprocessing.image_size, min(TIMED, config.images_per_step())
+    step = seconds_per_image(network, config, preprocessing, fabric, [config.precision])[config.precision]
+    inputs = torch.randn(count, preprocessing.channels, side, side, device=fabric.device)
+    with torch.autocast(fabric.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        forward, rest = candidate_seconds(network, inputs.contiguous(memory_format=layout(network)))
+    chosen = sum(float(s.gather(1, c.chosen.cpu()).sum()) for s, c in zip(forward, sparse_codes(network), strict=True))
+    scale = step / (rest + chosen)
+    return [scale * seconds for seconds in forward], scale * rest
