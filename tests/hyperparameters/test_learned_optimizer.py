@@ -162,8 +162,8 @@ def test_momentum_moves_by_the_cosine_with_its_derivative(kind):
     for gradient in gradients:
         weights.grad = gradient.clone()
         optimizer.step(1.0)
-    optimizer.learn([weights], [g_v], rate=5.0)
-    expected = 0.2 * torch.exp(-0.5 * cosine([g_v], [slopes]))
+    optimizer.learn([weights], [g_v], rate=1.5)
+    expected = 0.2 * torch.exp(-0.15 * cosine([g_v], [slopes]))
     assert abs(expected - 0.2) > 0.01
     assert friction.late == pytest.approx(0.2), "not in use before the next move"
     torch.testing.assert_close(friction.value.double(), expected, rtol=1e-5, atol=0)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dha.hyperparameters import LateScalar, LearnedScalar, cosine_schedule
+from dha.hyperparameters.schedule import LARGEST
 
 
 def test_schedule_warms_up_peaks_and_ends_at_zero():
@@ -29,6 +30,14 @@ def test_learned_scalar_moves_in_log_space_within_its_box():
     for _ in range(1000):
         scalar.move(torch.tensor(-1.0), rate=0.2)
     assert scalar.value.item() == pytest.approx(1e-3)
+
+
+def test_a_value_moves_a_little_at_a_time_however_much_the_gradients_agree():
+    scalar = LearnedScalar(0.1, 1e-3, 1.0)
+    scalar.move(torch.tensor(1.0), rate=10.0)
+    assert scalar.value.item() == pytest.approx(0.1 * math.exp(LARGEST))
+    scalar.move(torch.tensor(-1.0), rate=10.0)
+    assert scalar.value.item() == pytest.approx(0.1)
 
 
 def test_initial_value_outside_the_box_widens_it_and_nan_moves_nothing():

@@ -20,6 +20,10 @@ def cosine_schedule(progress: float, warmup: float = 0.05) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
 
 
+LARGEST = 0.2
+"""The farthest that the logarithm of a learned value moves at once, however much the gradients agree."""
+
+
 class LearnedScalar:
     """A positive hyper-parameter that moves in log space by a bounded step, so that no scale has to be known.
 
@@ -42,8 +46,9 @@ class LearnedScalar:
 
     @torch.no_grad()
     def move(self, direction: Tensor, rate: float) -> None:
-        """Multiply the value by ``exp(rate * direction)``, for a ``direction`` of order 1, and keep it in the box."""
-        self.value.mul_(torch.exp(rate * direction.nan_to_num())).clamp_(self.low, self.high)
+        """Multiply the value by ``exp(rate * direction)``, by no more than ``exp(LARGEST)``, and keep it in the box."""
+        step = (rate * direction.nan_to_num()).clamp(-LARGEST, LARGEST)
+        self.value.mul_(step.exp()).clamp_(self.low, self.high)
 
 
 class LateScalar(LearnedScalar):
