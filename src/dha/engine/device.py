@@ -56,12 +56,11 @@ def make_fabric(
     if devices * num_nodes > 1 and strategy in ("auto", "ddp"):
         # Candidates that the architecture does not use have no gradient.
         several = DDPStrategy(find_unused_parameters=True)
-    if "LT_CLI_USED" in os.environ:  # `fabric run` has said all of these itself
-        fabric = Fabric(strategy=several, precision=options[precision])
-    else:
-        fabric = Fabric(
-            accelerator=device, devices=devices, num_nodes=num_nodes, strategy=several, precision=options[precision]
-        )
+    if "LT_CLI_USED" in os.environ:  # `fabric run` has said the rest itself, and launches no second time
+        return Fabric(strategy=several, precision=options[precision])
+    fabric = Fabric(
+        accelerator=device, devices=devices, num_nodes=num_nodes, strategy=several, precision=options[precision]
+    )
     fabric.launch()
     return fabric
 
