@@ -47,13 +47,15 @@ def measure_rate(source: str, rate: float, steps: int, horizons: Sequence[int], 
     cosines: dict[int, list[float]] = {horizon: [] for horizon in horizons}
     gradient = joint._held_out_gradient
 
-    def compare(active: Sequence[Tensor], side: int, smoothing: float) -> Sequence[Tensor]:
-        held_out = gradient(active, side, smoothing)
+    def compare(
+        active: Sequence[Tensor], images: Tensor, labels: Tensor, smoothing: float
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        held_out, losses = gradient(active, images, labels, smoothing)
         for horizon, average in averages.items():
             past = dict(zip(average.weights, average.values, strict=True))
             way = [past[weight] - weight.detach() for weight in active]
             cosines[horizon].append(cosine(held_out, way).item())
-        return held_out
+        return held_out, losses
 
     joint._held_out_gradient = compare
     joint.network.train()

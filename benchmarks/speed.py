@@ -1,11 +1,11 @@
 """What the joint step costs, beside plainly training the network that comes out of it.
 
-    python benchmarks/speed.py --spaces residual cells mobile --blocks 5 --device cpu
+    python benchmarks/speed.py --tasks residual wide cells mobile --blocks 5 --device cpu
 
-Images have their full size all the time. Everything runs side by side: blocks of steps of every row take turns, a
-figure is the median over the blocks, and a block is as long as it takes for everything that the row learns now and then
-to be learned once. On one thread of a CPU the clock is that of the process, which stands still while other programs
-have the core. Rows:
+`residual` is 16 wide, `wide` 32. Images have their full size all the time. Everything runs side by side: blocks of
+steps of every row take turns, a figure is the median over the blocks, and a block is as long as it takes for everything
+that the row learns now and then to be learned once. On one thread of a CPU the clock is that of the process, which
+stands still while other programs have the core. Rows:
 
 - `plain`: the derived network, nothing learned beside its weights; and what torch does by itself with the same network:
   `torch, float32`, `torch, channels-last` and `torch, channels-last, bfloat16`, with `--compile` also that, compiled;
@@ -15,7 +15,7 @@ have the core. Rows:
 
 `memory` is the most that a process that does nothing else has held, over what it held before its first step (of the
 device, on CUDA). `peak` is the share of the matrix product's speed, measured in the same run, that the multiply-adds
-of the derived network reach, three passes' worth per step. Prints a Markdown table per space and writes speed.json.
+of the derived network reach, three passes' worth per step. Prints a Markdown table per task and writes speed.json.
 """
 
 import argparse
@@ -50,8 +50,9 @@ IMAGES, CLASSES = 1024, 10
 
 @dataclass(frozen=True)
 class Task:
-    """What a space is measured on: side of the images in pixels, images per step, size of the network."""
+    """What is measured: the space, side of the images in pixels, images per step, size of the network."""
 
+    space: str
     side: int
     batch: int
     width: int
@@ -60,9 +61,10 @@ class Task:
 
 
 TASKS = {
-    "residual": Task(32, 128, 16, 1, 40),
-    "cells": Task(32, 64, 16, 5, 20),
-    "mobile": Task(128, 16, 16, 4, 224),
+    "residual": Task("residual", 32, 128, 16, 1, 40),
+    "wide": Task("residual", 32, 128, 32, 1, 40),
+    "cells": Task("cells", 32, 64, 16, 8, 20),
+    "mobile": Task("mobile", 224, 16, 32, 4, 224),
 }
 JOINT = {
     "plain": ("none", False, False),
@@ -87,13 +89,13 @@ def images(task: Task, number: int) -> LabelledImages:
     return LabelledImages(pixels, torch.arange(number) % CLASSES)
 
 
-def joint_training(space: str, row: str, device: str) -> tuple[Batches, JointTraining]:
+def joint_training(name: str, row: str, device: str) -> tuple[Batches, JointTraining]:
     """Return the batches and the joint training of a row."""
-    task = TASKS[space]
+    task = TASKS[name]
     learn, found, settled = JOINT[row]
     size = ArchitectureConfig(width=task.width, depth=task.depth, resolution=task.resolution)
     config = Config(
-        space=space,  # pyright: ignore[reportArgumentType]
+        space=task.space,  # pyright: ignore[reportArgumentType]
         learn=learn,
         epochs=1,
         batch_size=task.batch,
@@ -115,9 +117,9 @@ def joint_training(space: str, row: str, device: str) -> tuple[Batches, JointTra
     return batches, joint
 
 
-def joint_block(space: str, row: str, device: str) -> Callable[[], int]:
+def joint_block(name: str, row: str, device: str) -> Callable[[], int]:
     """Return what takes one block of joint steps, and tells how many."""
-    batches, joint = joint_training(space, row, device)
+    batches, joint = joint_training(name, row, device)
     several, length = batches.forever(), block_length(row)
 
     def block() -> int:
@@ -128,9 +130,9 @@ def joint_block(space: str, row: str, device: str) -> Callable[[], int]:
     return block
 
 
-def torch_block(space: str, row: str, device: str) -> Callable[[], int]:
+def torch_block(name: str, row: str, device: str) -> Callable[[], int]:
     """Return what takes one block of steps of an ordinary training loop with the same network."""
-    batches, joint = joint_training(space, "plain", device)
+    batches, joint = joint_training(name, "plain", device)
     layout, half, compiled = TORCH[row]
     network: nn.Module = joint.plain.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     settings: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
@@ -152,9 +154,9 @@ def torch_block(space: str, row: str, device: str) -> Callable[[], int]:
     return block
 
 
-def part_blocks(space: str, device: str) -> dict[str, Callable[[], int]]:
+def part_blocks(name: str, device: str) -> dict[str, Callable[[], int]]:
     """Return what does one block of each part of a step alone."""
-    batches, joint = joint_training(space, "all", device)
+    batches, joint = joint_training(name, "all", device)
     policy, several = AugmentationPolicy(), batches.forever()
     pixels = next(several)[0].float() / 255
 
@@ -178,9 +180,7 @@ def part_blocks(space: str, device: str) -> dict[str, Callable[[], int]]:
 def block_length(row: str) -> int:
     """Return the steps after which everything that a row learns has been learned once, at least a few."""
     learn, _, settled = JOINT.get(row, JOINT["plain"])
-    config = Config()
-    lengths = {"hyperparameters": config.every, "augmentation": config.augmentation.probe_every}
-    return max([length for part, length in lengths.items() if part in learn and not settled], default=4)
+    return Config().every if not settled and ("hyperparameters" in learn or "augmentation" in learn) else 4
 
 
 def timed(block: Callable[[], int], device: str) -> float:
@@ -199,10 +199,10 @@ def resident(what: str) -> float:
     return int(lines[what].split()[0]) / 2**10
 
 
-def memory(space: str, row: str, device: str, threads: int) -> float:
+def memory(name: str, row: str, device: str, threads: int) -> float:
     """Return the MiB that a block of steps adds to what this process holds; to be called in a process of its own."""
     torch.set_num_threads(threads)
-    block = joint_block(space, row, device) if row in JOINT else torch_block(space, row, device)
+    block = joint_block(name, row, device) if row in JOINT else torch_block(name, row, device)
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -226,24 +226,24 @@ def matmul_speed(device: str, half: bool) -> float:
     return side**3 / min(timed(product, device) for _ in range(8))
 
 
-def measure(space: str, device: str, blocks: int, compiled: bool) -> dict[str, Any]:
-    """Return the figures of a space."""
-    task = TASKS[space]
-    _, plain = joint_training(space, "plain", device)
+def measure(name: str, device: str, blocks: int, compiled: bool) -> dict[str, Any]:
+    """Return the figures of a task."""
+    task = TASKS[name]
+    _, plain = joint_training(name, "plain", device)
     shape = (3, task.side, task.side)
     flops = count(plain.derived(), shape)[1]
     speed = matmul_speed(device, plain.config.precision == "bf16")
     names = [name for name in TORCH if compiled or "compiled" not in name]
-    steps = {row: joint_block(space, row, device) for row in JOINT}
-    steps |= {row: torch_block(space, row, device) for row in names}
-    parts = part_blocks(space, device)
+    steps = {row: joint_block(name, row, device) for row in JOINT}
+    steps |= {row: torch_block(name, row, device) for row in names}
+    parts = part_blocks(name, device)
     seconds: dict[str, list[float]] = {row: [] for row in [*steps, *parts]}
     for number in range(blocks + 1):
         for row, block in (steps | parts).items():
             taken = timed(block, device)
             if number:  # The first block of each warms up.
                 seconds[row].append(taken)
-        print(f"{space}: block {number} of {blocks}", file=sys.stderr)
+        print(f"{name}: block {number} of {blocks}", file=sys.stderr)
     rows: dict[str, Any] = {}
     # Processes that have loaded all modules, and nothing else.
     context = multiprocessing.get_context("forkserver")
@@ -253,14 +253,14 @@ def measure(space: str, device: str, blocks: int, compiled: bool) -> dict[str, A
         rows[row] = {"ms": 1000 * middle, "ratio": middle / statistics.median(seconds["plain"])}
         if row in steps:
             with ProcessPoolExecutor(1, context) as process:
-                rows[row]["MiB"] = process.submit(memory, space, row, device, torch.get_num_threads()).result()
+                rows[row]["MiB"] = process.submit(memory, name, row, device, torch.get_num_threads()).result()
             rows[row]["images_per_second"] = task.batch / middle
             rows[row]["peak"] = 3 * flops * task.batch / middle / speed
     return {"rows": rows, "matmul_multiply_adds_per_second": speed, "precision": plain.config.precision}
 
 
 def table(rows: dict[str, Any]) -> str:
-    """Return a Markdown table of a space."""
+    """Return a Markdown table of a task."""
     lines = ["| step | ms | ratio to plain | memory, MiB | images/s | share of peak |", "|---|---|---|---|---|---|"]
     for name, row in rows.items():
         line = f"| {name} | {row['ms']:.1f} | {row['ratio']:.3f} |"
@@ -275,18 +275,18 @@ def table(rows: dict[str, Any]) -> str:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spaces", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--blocks", type=int, default=5, help="timed blocks of steps per row")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="time the compiled network, too; takes minutes")
     options = parser.parse_args()
     torch.manual_seed(0)
     results = {}
-    for space in options.spaces:
-        results[space] = measure(space, options.device, options.blocks, options.compile)
-        speed = results[space]["matmul_multiply_adds_per_second"]
-        print(f"\n{space}, {results[space]['precision']}, {TASKS[space]}, {speed / 1e9:.0f} G multiply-adds/s\n")
-        print(table(results[space]["rows"]), flush=True)
+    for name in options.tasks:
+        results[name] = measure(name, options.device, options.blocks, options.compile)
+        speed = results[name]["matmul_multiply_adds_per_second"]
+        print(f"\n{name}, {results[name]['precision']}, {TASKS[name]}, {speed / 1e9:.0f} G multiply-adds/s\n")
+        print(table(results[name]["rows"]), flush=True)
     machine = {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

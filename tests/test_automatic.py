@@ -58,11 +58,11 @@ def test_what_is_set_is_kept(choose):
 def test_limits_are_kept(choose):
     free = choose(1e-6, budget="5m")[1]
     assert free[:2] == LADDER[-1]
-    limited = choose(1e-6, budget="5m", max_parameters=500_000)[1]
-    assert limited[:2] == (16, 1), "444 thousand parameters, and 24 wide has a million"
+    limited = choose(1e-6, budget="5m", max_parameters=700_000)[1]
+    assert limited[:2] == (16, 1), "583 thousand parameters, and 24 wide has 1.3 million"
     assert choose(1e-6, budget="5m", max_flops=20_000_000)[1][:2] == (12, 1)
     assert choose(1e-6, budget="5m", max_parameters=10)[1][:2] == LADDER[0], "what can still be done is not known here"
-    assert choose(1e-6, epochs=3, max_parameters=500_000)[1][:2] == (16, 1)
+    assert choose(1e-6, epochs=3, max_parameters=700_000)[1][:2] == (16, 1)
     assert choose(1e-6, epochs=3, max_parameters=200_000)[1][:2] == (8, 1)
 
 

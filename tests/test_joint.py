@@ -85,7 +85,7 @@ def test_only_the_values_asked_for_move(splits, small, name):
     settings = HyperparametersConfig(learn=name, warmup=0.0, drop_path=0.1)
     config = small(learn="hyperparameters", space="residual", every=1, hyperparameters=settings)
     batches, joint = joint_training(splits, config)
-    scalars = joint.peaks[0], joint.weight_decay, joint.friction, joint.smoothing, joint.depth.probability
+    scalars = joint.peaks[0], joint.decays[0], joint.friction, joint.smoothing, joint.depth.probability
     values = [scalar.value for scalar in scalars]
     before = [value.clone() for value in values]
     joint.network.train()
@@ -177,7 +177,7 @@ def test_what_is_learned_goes_on_where_it_was(splits, small, optimizer):
     for joint in joints:
         for index, batch in enumerate(several[6:]):
             joint.step(*batch, progress=0.3 + 0.05 * index)
-    values = [[s.value for s in (*j.peaks, j.weight_decay, j.friction, j.smoothing)] for j in joints]
+    values = [[s.value for s in (*j.peaks, *j.decays, j.friction, j.smoothing)] for j in joints]
     assert values[0] == values[1]
     assert len({joint.smoothing.late for joint in joints}) == 1
     assert len({joint.depth.probability.late for joint in joints}) == 1
@@ -242,10 +242,14 @@ def test_backbone_and_head_move_by_their_own_cosines(splits):
     way = [old - new.detach() for old, new in zip(past, network.parameters(), strict=True)]
     starts, parts = (0.05 * BACKBONE, 0.05), (slice(0, 4), slice(4, 6))
     rate = 0.3 * (1 - math.exp(-0.2 / 0.5)) * cosine_schedule(0.2, 0.0)
-    for peak, start, part in zip(joint.peaks, starts, parts, strict=True):
-        expected = start * torch.exp(rate * (cosine(gradient[part], way[part]) + 0.1))
-        assert abs(expected / start - 1) > 1e-3
-        torch.testing.assert_close(peak.value, expected, rtol=1e-4, atol=0)
+    for peak, decay, start, part in zip(joint.peaks, joint.decays, starts, parts, strict=True):
+        for scalar, begin, direction in (
+            (peak, start, cosine(gradient[part], way[part]) + 0.1),
+            (decay, 5e-4, cosine(gradient[part], past[part])),
+        ):
+            expected = begin * torch.exp(rate * direction)
+            assert abs(expected / begin - 1) > 1e-4
+            torch.testing.assert_close(scalar.value, expected, rtol=1e-5, atol=0)
 
 
 class Noisy(nn.Module):
@@ -259,23 +263,27 @@ def test_dropout_is_off_where_policy_and_hyperparameters_learn(splits):
     images, labels = next(iter(batches))
     held_out = next(joint.validation)
     joint.validation = itertools.repeat(held_out)
-    gradients = [joint._held_out_gradient(joint.weights, side=8, smoothing=0.1) for _ in range(2)]
-    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    (gradient, losses), (again, others) = (
+        joint._held_out_gradient(joint.weights, held_out[0] / 255, held_out[1], smoothing=0.1) for _ in range(2)
+    )
+    assert all(torch.equal(*pair) for pair in zip(gradient, again, strict=True))
+    assert torch.equal(losses, others)
     inputs = joint.inputs(images)
-    signals = [joint._alignments(inputs, labels, joint.weights, gradients[0]) for _ in range(2)]
+    signals = [joint._alignments(inputs, labels, joint.weights, gradient) for _ in range(2)]
     assert torch.equal(*signals)
     assert all(module.training for module in joint.plain.modules())
     assert not torch.equal(joint.plain(inputs), joint.plain(inputs)), "and on where the weights do"
     joint.step(images, labels, 0.2)
 
 
-# One training pass is recorded. Others are not: a validation pass, and two of the alignments or four of the probe.
+# One training pass is recorded. Others are not: the validation pass and two of the alignments; or two of a probe of
+# training images, the validation pass, which the probe of validation images begins with, and one more of that.
 @pytest.mark.parametrize(
     ("rule", "recorded"),
-    [("validation", [True, False, False, False]), ("generalisation", [False] * 4 + [True, False])],
+    [("validation", [True, False, False, False]), ("generalisation", [False, False, True, False, False])],
 )
 def test_running_statistics_see_training_images_only(splits, small, rule, recorded):
-    batches, joint = joint_training(splits, small(every=1, augmentation=AugmentationConfig(rule=rule, probe_every=1)))
+    batches, joint = joint_training(splits, small(every=1, augmentation=AugmentationConfig(rule=rule)))
     joint.network.train()
     images, labels = next(iter(batches))
     joint.step(images, labels, 0.0)
@@ -294,7 +302,7 @@ def test_running_statistics_see_training_images_only(splits, small, rule, record
 
 @pytest.mark.parametrize("parts", ["none", "architecture", "augmentation", "hyperparameters"])
 def test_only_the_parts_asked_for_move(splits, small, parts):
-    batches, joint = joint_training(splits, small(learn=parts, every=1, augmentation=AugmentationConfig(probe_every=1)))
+    batches, joint = joint_training(splits, small(learn=parts, every=1))
     joint.network.train()
     assert joint.searching == (parts == "architecture")
     compressed = [codes.compressed.detach().clone() for codes in joint.codes]
@@ -311,15 +319,15 @@ def test_only_the_parts_asked_for_move(splits, small, parts):
 
 
 def test_what_has_settled_looks_at_no_validation_image(splits, small):
-    batches, joint = joint_training(splits, small(every=1, augmentation=AugmentationConfig(probe_every=1)))
+    batches, joint = joint_training(splits, small(every=1))
     joint.network.train()
     joint.step(*next(iter(batches)), progress=0.2)
     joint.settle()
     assert joint.policy is not None
-    learned = joint.policy.to_dict(), joint.peaks[0].value.clone(), joint.weight_decay.value.clone()
+    learned = joint.policy.to_dict(), joint.peaks[0].value.clone(), joint.decays[0].value.clone()
     joint.validation = iter([])
     joint.step(*next(iter(batches)), progress=0.9)
-    assert (joint.policy.to_dict(), joint.peaks[0].value, joint.weight_decay.value) == learned
+    assert (joint.policy.to_dict(), joint.peaks[0].value, joint.decays[0].value) == learned
 
 
 def test_unused_candidates_stay_as_they_are(splits, small):

@@ -30,7 +30,7 @@ def begin(splits, config):
 @pytest.mark.parametrize("learn", ["none", "augmentation"])
 def test_a_fixed_policy_is_applied_and_never_moves(splits, small, tmp_path, learn):
     AugmentationPolicy(["identity", "invert", "rotate"], "pairs", 0.4).save(tmp_path / "policy.json")
-    settings = AugmentationConfig(rule="fixed", start=str(tmp_path / "policy.json"), probe_every=1)
+    settings = AugmentationConfig(rule="fixed", start=str(tmp_path / "policy.json"))
     batches, joint, learner = begin(splits, small(learn=learn, every=1, augmentation=settings))
     joint.validation = iter([])  # No probe, no validation gradient: nobody asks for an image.
     policy, applied = learner.policy, []
@@ -74,7 +74,7 @@ def learned(splits, small, tmp_path, rule, seen):
     images.
     """
     AugmentationPolicy(["identity", "horizontal_flip", "invert"], identity_probability=0.5).save(tmp_path / "p.json")
-    augmentation = AugmentationConfig(rule=rule, start=str(tmp_path / "p.json"), probe_every=2, learning_rate=0.2)
+    augmentation = AugmentationConfig(rule=rule, start=str(tmp_path / "p.json"), learning_rate=0.2)
     settings = {"learn": "augmentation", "space": "residual", "every": 1, "augmentation": augmentation}
     batches, joint, learner = begin(
         splits, small(**settings, hyperparameters=HyperparametersConfig(learning_rate=0.05))
@@ -91,7 +91,7 @@ def learned(splits, small, tmp_path, rule, seen):
 @pytest.mark.parametrize("rule", ["generalisation", "validation"])
 def test_images_are_mirrored_where_unseen_images_are_mirrored(splits, small, tmp_path, rule):
     shares = learned(splits, small, tmp_path, rule, lambda images: images.flip(-1))
-    assert shares[:, 1].max() > 0.5, "from .25"
+    assert shares[:, 1].max() > 0.4, "from .25; once trained on, they close the gap, and there is less need of them"
     assert shares[:, 2].max() < 0.15, "from .25"
 
 

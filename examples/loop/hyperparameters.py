@@ -38,7 +38,7 @@ def conv(channels_in: int, channels_out: int) -> nn.Sequential:
 
 network = nn.Sequential(conv(1, 32), conv(32, 32), nn.MaxPool2d(2), conv(32, 64), nn.Flatten(), nn.Linear(1024, 10))
 rate, decay = LearnedScalar(0.01, low=1e-4, high=1.0), LearnedScalar(5e-4, low=1e-6, high=1e-2)
-optimizer = LearnedSGD([list(network.parameters())], [rate], decay, momentum=0.9)
+optimizer = LearnedSGD([list(network.parameters())], [rate], [decay], momentum=0.9)
 norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 steps, step = EPOCHS * math.ceil(len(train) / BATCH), 0
 for _ in range(EPOCHS):

@@ -102,7 +102,6 @@ _RANGES: list[tuple[str, float, float]] = [
     ("architecture.recover_every", 1, 1_000_000),
     ("architecture.deadline", 0.0, 1.0),
     ("architecture.tolerance", 0.0, 100.0),
-    ("augmentation.probe_every", 1, 10_000),
     ("augmentation.memory", 0.001, 100.0),
     ("augmentation.temperature", 1e-4, 100.0),
     ("augmentation.harm", 0.0, 100.0),

@@ -79,7 +79,6 @@ class AugmentationConfig(Section):
         rule: "generalisation" (operations that close the gap between training and validation loss), "validation" (pairs
             whose images help the validation loss at the next step), "adversarial" (pairs with high training loss), or
             "fixed": the policy is applied as it is and not learned, whatever `learn` says.
-        probe_every: steps between two probes of the generalisation rule.
         memory: of the generalisation rule, share of the run after which a probe counts 1/e.
         temperature: of the generalisation rule, in units of the validation loss; the lower, the more the best
             operations are preferred.
@@ -95,7 +94,6 @@ class AugmentationConfig(Section):
     """
 
     rule: Literal["generalisation", "validation", "adversarial", "fixed"] = "generalisation"
-    probe_every: int = 8
     memory: float = 0.5
     temperature: float = 0.1
     harm: float = 2.0
@@ -177,8 +175,7 @@ class Config:
         progressive_resizing: whether training begins on smaller images, of 5/8 of their side but at least 20 pixels,
             and comes to the full size in three steps; a network that was brought trains at the full size only.
         batch_size: images per step; when not given 128, or 64 with fewer than 2,000 training images.
-        every: hyper-parameters, and the policy by the validation rule, learn from one validation batch every this many
-            steps.
+        every: policy and hyper-parameters learn from one validation batch every this many steps.
         validation_fraction: share of the training images held out to learn policy and hyper-parameters, where the
             source has none.
         settle: share of the run after which policy and hyper-parameters stay as they are, and validation images that
@@ -208,7 +205,7 @@ class Config:
     image_size: int | None = None
     progressive_resizing: bool = True
     batch_size: int | None = None
-    every: int = 16
+    every: int = 24
     validation_fraction: float = 0.1
     settle: float = 0.7
     test_fraction: float = 0.15

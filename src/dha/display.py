@@ -66,11 +66,10 @@ class Display:
 
 def summary(run: Run, out: str | Path) -> str:
     """Return the closing lines: test accuracy, architecture, policy, hyper-parameters, and where the model lies."""
-    first, last, start = run.history[0], run.history[-1], run.config.hyperparameters.starts()
+    first, last = run.history[0], run.history[-1]
     lines = [
         f"architecture: {run.model.genotype}",
-        *_learning_rates(run),
-        f"weight decay: {start[1]:g} -> {last['weight_decay']:g}",
+        *_by_group(run),
         *(
             f"{name.replace('_', ' ')}: {getattr(run.config.hyperparameters, name):g} -> {last[name]:g}"
             for name in ("momentum", "label_smoothing", "drop_path")
@@ -90,11 +89,16 @@ def summary(run: Run, out: str | Path) -> str:
     return "\n".join(lines)
 
 
-def _learning_rates(run: Run) -> list[str]:
-    last, (start, _) = run.history[-1], run.config.hyperparameters.starts()
-    if last["head_learning_rate"] == "":
-        return [f"learning rate: {start:g} -> {last['learning_rate']:g} (peak of the schedule)"]
-    return [
-        f"learning rate: {BACKBONE * start:g} -> {last['learning_rate']:g} (peak of the schedule)",
-        f"learning rate of the head: {start:g} -> {last['head_learning_rate']:g}",
+def _by_group(run: Run) -> list[str]:
+    last, (rate, decay) = run.history[-1], run.config.hyperparameters.starts()
+    split = last["head_learning_rate"] != ""
+    lines = [
+        f"learning rate: {BACKBONE * rate if split else rate:g} -> {last['learning_rate']:g} (peak of the schedule)",
+        f"weight decay: {decay:g} -> {last['weight_decay']:g}",
     ]
+    if split:
+        lines += [
+            f"learning rate of the head: {rate:g} -> {last['head_learning_rate']:g}",
+            f"weight decay of the head: {decay:g} -> {last['head_weight_decay']:g}",
+        ]
+    return lines

@@ -27,7 +27,7 @@ from dha.hyperparameters import (
     norm,
     smoothing_direction,
 )
-from dha.policy_learning import PolicyLearning
+from dha.policy_learning import PolicyLearning, Probe
 from dha.resizing import pixels, training_side
 from dha.stochastic_depth import StochasticDepth
 
@@ -63,10 +63,11 @@ class JointTraining:
         fabric: device and precision.
         generator: CPU generator of the policy's draws.
         limits: what any architecture of the search may cost.
-        head: names of the weights that learn at a rate of their own; one rate for all when empty.
+        head: names of the weights with a learning rate and a weight decay of their own; all have the same when empty.
 
     Attributes:
         peaks: the learned peaks of the learning rate: of all weights, or of the others and of the head.
+        decays: the learned weight decays, likewise.
         found: what each of the sparse codes had chosen when the search ended; None before.
         skipped: the number of steps left out because their loss was not finite, on the device.
         recently_skipped: how many of ``WATCHED`` steps that were, as far as the host knows.
@@ -102,7 +103,7 @@ class JointTraining:
         self.peaks = [LearnedScalar(start, *rates, fabric.device) for start in starts]
         # What is not learned is held by a box without room; learning rates need theirs, to be slowed down.
         decays = decays if "weight_decay" in self.learned else (decay, decay)
-        self.weight_decay = LearnedScalar(decay, *decays, fabric.device)
+        self.decays = [LearnedScalar(decay, *decays, fabric.device) for _ in starts]
         self.friction = LateScalar(1 - settings.momentum, *FRICTIONS, fabric.device)
         self.smoothing = LateScalar(settings.label_smoothing, *SMOOTHINGS, fabric.device)
         self.depth = StochasticDepth(settings.drop_path, fabric, config.seed)
@@ -131,7 +132,7 @@ class JointTraining:
         self.optimizer = (LearnedAdamW if settings.optimizer == "adamw" else LearnedSGD)(
             groups[: len(self.peaks)],
             self.peaks,
-            self.weight_decay,
+            self.decays,
             momentum=settings.momentum,
             friction=self.friction if "momentum" in self.learned else None,
             horizon=settings.horizon,
@@ -157,14 +158,12 @@ class JointTraining:
             The loss of each image and whether it was classified correctly, both (N,), on the device.
         """
         due = not self.settled and self.steps % self.config.every == 0
-        learner, draws = self.learner, None
+        learner, draws, probe = self.learner, None, None
         smaller = pixels(images, self.side(progress))
         if learner is not None:
-            if learner.rule is not None and not self.settled and self.steps % self.config.augmentation.probe_every == 0:
-                unseen, unseen_labels = next(self.validation)
-                parts = (smaller, labels), (pixels(unseen, self.side(progress)), unseen_labels)
+            if due and learner.rule is not None:
                 with undisturbed(self.norms, self.others), self.fabric.autocast():
-                    learner.probe(self._losses, parts, progress)
+                    probe = learner.probe(self._losses, smaller, labels)
             smaller, draws = learner.augment(smaller)
         inputs = self._normalise(smaller)
 
@@ -188,28 +187,7 @@ class JointTraining:
         if due:
             if learner is not None:
                 learner.update()
-            # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
-            smoothing = self.config.hyperparameters.label_smoothing
-            held_out = self._held_out_gradient(active, self.side(progress), smoothing) if self.needs_validation else []
-            if self.searching and self.config.architecture.loss == "validation":
-                self._step_codes()
-                self.code_optimizer.zero_grad()
-            if self.learns_hyperparameters:
-                rate = self.config.hyperparameters.rate * schedule
-                self.optimizer.learn(active, held_out, rate, learning_rates="learning_rate" in self.learned)
-                if "label_smoothing" in self.learned:
-                    with undisturbed(self.norms, self.others), self.fabric.autocast():
-                        smoother = averaged(smoothing_direction(self.plain(inputs), labels, active), self.fabric)
-                    # Judged without any: a loss that is smoothed itself wants what it is smoothed by.
-                    plain = self._held_out_gradient(active, self.side(progress), smoothing=0.0)
-                    self.smoothing.move(cosine(plain, smoother), ONE_STEP * rate)
-                if "drop_path" in self.learned:
-
-                    def loss() -> Tensor:
-                        return F.cross_entropy(self.plain(inputs), labels, label_smoothing=self.smoothing.late)
-
-                    with undisturbed(self.norms, self.others), self.fabric.autocast():
-                        self.depth.learn(loss, self.paths, len(labels), active, held_out, ONE_STEP * rate)
+            held_out = self._learn(inputs, labels, active, probe, progress)
             if learner is not None and draws is not None and learner.by_signal:
                 aligned = learner.by_validation
                 learner.note(draws, self._alignments(inputs, labels, active, held_out) if aligned else losses.detach())
@@ -220,6 +198,45 @@ class JointTraining:
         if self.steps % WATCHED == 0:
             self._watch()
         return losses.detach(), logits.detach().argmax(1) == labels
+
+    def _learn(
+        self, inputs: Tensor, labels: Tensor, active: Sequence[Tensor], probe: Probe | None, progress: float
+    ) -> Sequence[Tensor]:
+        """Learn from one validation batch, after a step on training images; return the gradient of its loss, if any."""
+        settings = self.config.hyperparameters
+        held_out: Sequence[Tensor] = []
+        if not self.needs_validation and probe is None:
+            return held_out
+        images, answers = next(self.validation)
+        images, losses = pixels(images, self.side(progress)), None
+        if self.needs_validation:
+            # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
+            held_out, losses = self._held_out_gradient(active, images, answers, settings.label_smoothing)
+        if self.learner is not None and probe is not None:
+            with undisturbed(self.norms, self.others), self.fabric.autocast():
+                self.learner.learn(probe, self.learner.probe(self._losses, images, answers, losses), progress)
+        if self.searching and self.config.architecture.loss == "validation":
+            self._step_codes()
+            self.code_optimizer.zero_grad()
+        if not self.learns_hyperparameters:
+            return held_out
+
+        rate = settings.rate * cosine_schedule(progress, settings.warmup)
+        self.optimizer.learn(active, held_out, rate, learning_rates="learning_rate" in self.learned)
+        if "label_smoothing" in self.learned:
+            with undisturbed(self.norms, self.others), self.fabric.autocast():
+                smoother = averaged(smoothing_direction(self.plain(inputs), labels, active), self.fabric)
+            # Judged without any: a loss that is smoothed itself wants what it is smoothed by.
+            plain, _ = self._held_out_gradient(active, images, answers, smoothing=0.0)
+            self.smoothing.move(cosine(plain, smoother), ONE_STEP * rate)
+        if "drop_path" in self.learned:
+
+            def loss() -> Tensor:
+                return F.cross_entropy(self.plain(inputs), labels, label_smoothing=self.smoothing.late)
+
+            with undisturbed(self.norms, self.others), self.fabric.autocast():
+                self.depth.learn(loss, self.paths, len(labels), active, held_out, ONE_STEP * rate)
+        return held_out
 
     def side(self, progress: float) -> int:
         """Return the side in pixels of the images that are trained on when ``progress`` of the run is over.
@@ -256,18 +273,22 @@ class JointTraining:
                 codes.compressed.grad.nan_to_num_(0.0, 0.0, 0.0)
         self.code_optimizer.step()
 
-    def _held_out_gradient(self, active: Sequence[Tensor], side: int, smoothing: float) -> Sequence[Tensor]:
-        images, labels = next(self.validation)
+    def _held_out_gradient(
+        self, active: Sequence[Tensor], images: Tensor, labels: Tensor, smoothing: float
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """Return the gradient of the loss of validation images, and the loss of each without label smoothing."""
         # Past Fabric's wrapper, which wants every backward pass to be one of training.
         with undisturbed(self.norms, self.others), self.fabric.autocast():
-            loss = F.cross_entropy(self.plain(self.inputs(images, side)), labels, label_smoothing=smoothing)
+            logits = self.plain(self._normalise(images)).float()
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+            losses = F.cross_entropy(logits.detach(), labels, reduction="none")
         if not (self.searching and self.config.architecture.loss == "validation"):
-            return averaged(torch.autograd.grad(loss, active, materialize_grads=True), self.fabric)
+            return averaged(torch.autograd.grad(loss, active, materialize_grads=True), self.fabric), losses
         compressed = [c.compressed for c in self.codes]
         gradients = averaged(torch.autograd.grad(loss, [*active, *compressed], materialize_grads=True), self.fabric)
         for code, gradient in zip(compressed, gradients[len(active) :], strict=True):
             code.grad = gradient
-        return gradients[: len(active)]
+        return gradients[: len(active)], losses
 
     def _alignments(
         self, inputs: Tensor, labels: Tensor, active: Sequence[Tensor], held_out: Sequence[Tensor]

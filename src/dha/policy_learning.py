@@ -4,7 +4,7 @@ What is measured on the device comes to the host while training goes on, and is 
 that nothing waits.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,8 +22,8 @@ from dha.augmentation import (
 from dha.config import AugmentationConfig
 from dha.engine import HostCopy, gathered
 
-FEWEST = 16
-"""Images of a part below which a probe uses all of them: BatchNorm needs some."""
+Probe = tuple[Draws, Tensor, Tensor]
+"""What was tried on some images, and their losses without and with it."""
 
 
 class PolicyLearning:
@@ -63,35 +63,38 @@ class PolicyLearning:
 
     @torch.no_grad()
     def probe(
-        self,
-        losses: Callable[[Tensor, Tensor], Tensor],
-        parts: Iterable[tuple[Tensor, Tensor]],
-        progress: float,
-    ) -> None:
-        """Measure for the generalisation rule what single operations do to losses; learn from the probe before.
+        self, losses: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor, known: Tensor | None = None
+    ) -> Probe:
+        """Return single operations that are tried on some images, and these images' losses without and with.
 
         Args:
             losses: returns the loss (n,) of each of some images with their labels, for the network as it is.
-            parts: images, float32 in [0, 1], and labels: of training, not trained on yet, and of validation; half of
-                each is used, unless that is fewer than ``FEWEST``.
+            images: float32 in [0, 1].
+            labels: of the images.
+            known: their losses (n,), where those have been computed.
+        """
+        assert self.rule is not None
+        draws = self.rule.probe(len(labels) * self.fabric.world_size, self.generator)
+        plain = losses(images, labels) if known is None else known
+        changed = losses(self.policy.apply(images, self._mine(draws)), labels)
+        return draws, gathered(plain, self.fabric), gathered(changed, self.fabric)
+
+    def learn(self, seen: Probe, unseen: Probe, progress: float) -> None:
+        """Take in what ``probe`` returned for images of training, not trained on yet, and of validation; set the policy
+        by the probes before.
+
+        Args:
+            seen: of training.
+            unseen: of validation.
             progress: share of the run that is over, in [0, 1].
         """
         assert self.rule is not None
         if self.probed is not None:
             for_training, for_validation, when, copy = self.probed
             sizes = [len(for_training.pairs)] * 2 + [len(for_validation.pairs)] * 2
-            seen, seen_changed, unseen, unseen_changed = copy.wait().split(sizes)
-            self.rule.learn((for_training, for_validation), (seen, unseen), (seen_changed, unseen_changed), when)
-        drawn: list[Draws] = []
-        measured: list[Tensor] = []
-        for images, labels in parts:
-            # Every second one, so that several processes together use the same images as one alone.
-            stride = 2 if len(labels) * self.fabric.world_size >= 2 * FEWEST else 1
-            images, labels = images[::stride], labels[::stride]
-            drawn.append(self.rule.probe(len(labels) * self.fabric.world_size, self.generator))
-            changed = self.policy.apply(images, self._mine(drawn[-1]))
-            measured += [gathered(losses(variant, labels), self.fabric) for variant in (images, changed)]
-        self.probed = drawn[0], drawn[1], progress, HostCopy(torch.cat(measured))
+            plain, changed, unseen_plain, unseen_changed = copy.wait().split(sizes)
+            self.rule.learn((for_training, for_validation), (plain, unseen_plain), (changed, unseen_changed), when)
+        self.probed = seen[0], unseen[0], progress, HostCopy(torch.cat([*seen[1:], *unseen[1:]]))
 
     def note(self, draws: Draws, signal: Tensor) -> None:
         """Take in what a rule by signal looks at: a number (n,) per image of this process's part."""

@@ -13,7 +13,7 @@ def way_of(kind, loss, start, discount, momentum):
     """Return where five steps lead, and how far that is from the average, by the optimiser itself."""
     weights = nn.Parameter(start.clone())
     peak, decay = LearnedScalar(RATE, 1e-4, 1.0), LearnedScalar(0.0, 0.0, 1.0)
-    optimizer = kind([[weights]], [peak], decay, momentum=momentum, horizon=1.0)
+    optimizer = kind([[weights]], [peak], [decay], momentum=momentum, horizon=1.0)
     for index in range(STEPS):
         (weights.grad,) = torch.autograd.grad(loss(weights, index), weights)
         optimizer.look((1 - discount) * index)

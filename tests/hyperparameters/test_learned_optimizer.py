@@ -22,14 +22,18 @@ def test_the_step_is_that_of_torch(kind, clip):
     ours = kind(
         [list(network[0].parameters()), list(network[2].parameters())],
         scalars(0.02, 0.3),
-        LearnedScalar(0.01, 1e-6, 1.0),
+        scalars(0.01, 0.05),
         momentum=0.8,
         clip=clip,
     )
-    groups = [{"params": oracle[0].parameters(), "lr": 0.01}, {"params": oracle[2].parameters(), "lr": 0.15}]
+    groups = [
+        {"params": oracle[0].parameters(), "lr": 0.01, "weight_decay": 0.01},
+        {"params": oracle[2].parameters(), "lr": 0.15, "weight_decay": 0.05},
+    ]
     if kind is LearnedAdamW:
-        theirs = torch.optim.AdamW(groups, betas=(0.8, 0.999), weight_decay=0.01)
+        theirs = torch.optim.AdamW(groups, betas=(0.8, 0.999))
     else:
+        groups = [{**group, "weight_decay": 0.0} for group in groups]
         theirs = torch.optim.SGD(groups, momentum=0.8, nesterov=True)
     for _ in range(5):
         inputs, targets = torch.randn(8, 6), 3 * torch.randn(8, 3)
@@ -38,10 +42,11 @@ def test_the_step_is_that_of_torch(kind, clip):
         ours.step(schedule=0.5)
         if clip is not None:
             assert nn.utils.clip_grad_norm_(oracle.parameters(), clip) > clip
-        for weight in oracle.parameters():
-            assert weight.grad is not None
-            if kind is LearnedSGD:  # behind the clipping, unlike the decay of torch
-                weight.grad += 0.01 * weight.detach()
+        for layer, decay in ((oracle[0], 0.01), (oracle[2], 0.05)):
+            for weight in layer.parameters():
+                assert weight.grad is not None
+                if kind is LearnedSGD:  # behind the clipping, unlike the decay of torch
+                    weight.grad += decay * weight.detach()
         theirs.step()
         ours.zero_grad()
         theirs.zero_grad()
@@ -52,7 +57,7 @@ def test_the_step_is_that_of_torch(kind, clip):
 @pytest.mark.parametrize("kind", [LearnedSGD, LearnedAdamW])
 def test_weights_without_a_gradient_stay_as_they_are(kind):
     used, unused = (nn.Parameter(torch.ones(3)) for _ in range(2))
-    optimizer = kind([[used, unused]], scalars(0.1), LearnedScalar(0.1, 1e-6, 1.0))
+    optimizer = kind([[used, unused]], scalars(0.1), [LearnedScalar(0.1, 1e-6, 1.0)])
     for progress in (0.0, 0.2):
         used.square().sum().backward()
         active = optimizer.active()
@@ -80,7 +85,7 @@ def test_rates_that_are_too_small_rise_and_those_that_are_too_large_fall(kind, i
     generator = torch.Generator().manual_seed(0)
     curvature = torch.logspace(-1, 1, 20)
     weights = nn.Parameter(torch.full((20,), 3.0))
-    optimizer = kind([[weights]], scalars(initial), LearnedScalar(1e-6, 1e-6, 1.0), momentum=0.0, horizon=0.1)
+    optimizer = kind([[weights]], scalars(initial), [LearnedScalar(1e-6, 1e-6, 1.0)], momentum=0.0, horizon=0.1)
     for step in range(300):
         weights.grad = curvature * weights.detach() + 0.3 * torch.randn(20, generator=generator)
         optimizer.look(step / 300)
@@ -90,22 +95,22 @@ def test_rates_that_are_too_small_rise_and_those_that_are_too_large_fall(kind, i
     assert weights.isfinite().all()
 
 
-def test_each_group_of_adamw_decays_by_its_own_rate_and_the_learned_coefficient():
+def test_each_group_of_adamw_decays_by_its_own_rate_and_its_own_coefficient():
     weights = [nn.Parameter(torch.ones(3)) for _ in range(2)]
     decay = LearnedScalar(0.1, 1e-6, 1.0)
-    optimizer = LearnedAdamW([[weights[0]], [weights[1]]], scalars(0.5, 0.01), decay)
+    optimizer = LearnedAdamW([[weights[0]], [weights[1]]], scalars(0.5, 0.01), [decay, LearnedScalar(0.4, 1e-6, 1.0)])
     decay.value.fill_(0.2)
     for weight in weights:
         weight.grad = torch.zeros(3)  # so that nothing but the decay moves them
     optimizer.step(0.5)
     torch.testing.assert_close(weights[0].detach(), torch.full((3,), 1 - 0.25 * 0.2))
-    torch.testing.assert_close(weights[1].detach(), torch.full((3,), 1 - 0.005 * 0.2))
+    torch.testing.assert_close(weights[1].detach(), torch.full((3,), 1 - 0.005 * 0.4))
 
 
 def test_a_decay_that_validation_wants_rises_and_one_that_it_does_not_falls():
     for sign in (1, -1):
         weights, decay = nn.Parameter(torch.ones(3)), LearnedScalar(0.1, 1e-6, 1.0)
-        optimizer = LearnedAdamW([[weights]], scalars(0.01), decay, horizon=0.0)
+        optimizer = LearnedAdamW([[weights]], scalars(0.01), [decay], horizon=0.0)
         weights.grad = torch.tensor([1.0, -1.0, 0.0])
         optimizer.look(0.0)
         optimizer.step(1.0)
@@ -116,7 +121,7 @@ def test_a_decay_that_validation_wants_rises_and_one_that_it_does_not_falls():
 def length_of_steps(kind, momentum):
     """Return the weights after 200 steps at that momentum, changed from .9 after the first, on a constant slope."""
     weights, friction = nn.Parameter(torch.zeros(4)), LateScalar(0.1, 0.01, 0.9)
-    optimizer = kind([[weights]], scalars(0.01), LearnedScalar(0.0, 0.0, 1.0), friction=friction)
+    optimizer = kind([[weights]], scalars(0.01), [LearnedScalar(0.0, 0.0, 1.0)], friction=friction)
     for step in range(200):
         weights.grad = torch.ones(4)
         optimizer.step(1.0)
@@ -133,7 +138,7 @@ def test_a_change_of_momentum_keeps_the_length_of_the_steps(kind, rtol):
 def test_the_rates_of_sgd_are_those_for_the_momentum_it_is_told():
     weights = nn.Parameter(torch.zeros(4))
     friction = LateScalar(0.5, 0.01, 0.9)
-    optimizer = LearnedSGD([[weights]], scalars(0.01), LearnedScalar(0.0, 0.0, 1.0), momentum=0.9, friction=friction)
+    optimizer = LearnedSGD([[weights]], scalars(0.01), [LearnedScalar(0.0, 0.0, 1.0)], momentum=0.9, friction=friction)
     weights.grad = torch.ones(4)
     optimizer.step(1.0)
     assert optimizer.optimizer.param_groups[0]["momentum"] == 0.5
@@ -158,7 +163,7 @@ def test_momentum_moves_by_the_cosine_with_its_derivative(kind):
     slopes = torch.stack([torch.autograd.grad(u, momentum, retain_graph=True)[0] for u in update])
 
     weights, friction = nn.Parameter(torch.zeros(5, dtype=torch.float64)), LateScalar(0.2, 0.01, 0.9)
-    optimizer = kind([[weights]], scalars(0.01), LearnedScalar(0.0, 0.0, 1.0), friction=friction)
+    optimizer = kind([[weights]], scalars(0.01), [LearnedScalar(0.0, 0.0, 1.0)], friction=friction)
     for gradient in gradients:
         weights.grad = gradient.clone()
         optimizer.step(1.0)
@@ -172,7 +177,7 @@ def test_momentum_moves_by_the_cosine_with_its_derivative(kind):
 @pytest.mark.parametrize(("kind", "state"), [(LearnedSGD, "momentum_buffer"), (LearnedAdamW, "exp_avg")])
 def test_a_step_that_is_not_sound_moves_nothing(kind, state):
     weight = nn.Parameter(torch.randn(5))
-    optimizer = kind([[weight]], scalars(0.1), LearnedScalar(0.01, 1e-6, 1.0))
+    optimizer = kind([[weight]], scalars(0.1), [LearnedScalar(0.01, 1e-6, 1.0)])
     weight.grad = torch.ones(5)
     optimizer.step(1.0, torch.tensor(True))
     before, momentum = weight.detach().clone(), optimizer.optimizer.state[weight][state].clone()
@@ -192,8 +197,8 @@ def test_its_state_goes_on_where_it_was(kind):
 
     def made(start):
         copies = [nn.Parameter(w.detach().clone()) for w in start]
-        peaks, decay, friction = scalars(0.1, 0.2), LearnedScalar(0.01, 1e-6, 1.0), LateScalar(0.1, 0.01, 0.5)
-        return copies, kind([copies[:1], copies[1:]], peaks, decay, friction=friction)
+        peaks, decays, friction = scalars(0.1, 0.2), scalars(0.01, 0.02), LateScalar(0.1, 0.01, 0.5)
+        return copies, kind([copies[:1], copies[1:]], peaks, decays, friction=friction)
 
     def steps(copies, optimizer, count, seed):
         generator = torch.Generator().manual_seed(seed)
@@ -212,7 +217,7 @@ def test_its_state_goes_on_where_it_was(kind):
         steps(*pair, 3, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(copies, others, strict=True))
     assert [p.value for p in optimizer.peaks] == [p.value for p in again.peaks]
-    assert optimizer.weight_decay.value == again.weight_decay.value
+    assert [d.value for d in optimizer.decays] == [d.value for d in again.decays]
     assert optimizer.friction.late == again.friction.late != 0.1
 
 
@@ -231,7 +236,7 @@ class Dispatched(TorchDispatchMode):
 @pytest.mark.parametrize("kind", [LearnedSGD, LearnedAdamW])
 def test_nothing_waits_for_the_device(kind):
     weights = nn.Parameter(torch.ones(3))
-    optimizer = kind([[weights]], scalars(0.1), LearnedScalar(0.1, 1e-6, 1.0), clip=1.0)
+    optimizer = kind([[weights]], scalars(0.1), [LearnedScalar(0.1, 1e-6, 1.0)], clip=1.0)
     with Dispatched() as dispatched:
         for progress in (0.0, 0.1, 0.2):
             weights.grad = torch.ones(3)

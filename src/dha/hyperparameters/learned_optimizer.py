@@ -1,4 +1,4 @@
-"""SGD and AdamW whose learning rates and weight decay are learned while they train, looking back over a horizon."""
+"""SGD and AdamW whose learning rates and weight decays are learned while they train, looking back over a horizon."""
 
 # torch documents its `_foreach` functions but leaves them out of its type stubs.
 # pyright: reportPrivateImportUsage=false
@@ -20,7 +20,7 @@ as those over a horizon, and noise."""
 
 
 class LearnedOptimizer(ABC):
-    """What ``LearnedSGD`` and ``LearnedAdamW`` share: a learning rate for each group of weights, and one weight decay.
+    """What ``LearnedSGD`` and ``LearnedAdamW`` share: a learning rate and a weight decay for each group of weights.
 
     What is learned from is the gradient g_v of the validation loss at the new weights: the derivative of the weights
     with respect to the logarithm of a learning rate, in discounted forward mode and to first order, is how far they
@@ -39,9 +39,9 @@ class LearnedOptimizer(ABC):
     ``LearnedScalar``; with a horizon of 0, DHA (Zhou et al., TMLR 2022), eq. 7-9.
 
     Args:
-        groups: weights that share a learning rate.
+        groups: weights that share a learning rate and a weight decay.
         peaks: the learning rate of each group at the peak of the schedule; learned in place.
-        weight_decay: coefficient of all weights; learned in place.
+        decays: the weight decay of each group; learned in place.
         momentum: in [0, 1).
         friction: 1 minus the momentum that is used, where that is to be learned; learned in place. The learning rates
             are then those for ``momentum``.
@@ -59,7 +59,7 @@ class LearnedOptimizer(ABC):
         self,
         groups: Sequence[Sequence[Tensor]],
         peaks: Sequence[LearnedScalar],
-        weight_decay: LearnedScalar,
+        decays: Sequence[LearnedScalar],
         *,
         momentum: float = 0.9,
         friction: LateScalar | None = None,
@@ -67,7 +67,7 @@ class LearnedOptimizer(ABC):
         resting_cosine: float = -0.007,
         clip: float | None = None,
     ) -> None:
-        self.peaks, self.weight_decay, self.friction = list(peaks), weight_decay, friction
+        self.peaks, self.decays, self.friction = list(peaks), list(decays), friction
         self.momentum = momentum
         self.resting_cosine, self.clip = resting_cosine, clip
         self.weights = [weight for group in groups for weight in group]
@@ -83,8 +83,15 @@ class LearnedOptimizer(ABC):
         """Return the optimiser of torch, fused and without weight decay."""
 
     @abstractmethod
-    def _decay(self, weights: list[Tensor], gradients: list[Tensor], sound: Tensor | None) -> None:
-        """Let the weights decay if the step is sound, or their gradients know of it; learning rates are set by then."""
+    def _decay(self, weights: list[Tensor], share: Tensor, rate: Tensor, sound: Tensor | None) -> None:
+        """Let weights of a group, which have a gradient, decay if the step is sound, or their gradients know of it.
+
+        Args:
+            weights: of the group.
+            share: its weight decay.
+            rate: its learning rate.
+            sound: as in ``step``.
+        """
 
     @abstractmethod
     def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
@@ -114,16 +121,17 @@ class LearnedOptimizer(ABC):
             schedule: share of the peak learning rates, in [0, 1].
             sound: bool, without dimensions, on the device: where it is false nothing moves. True when not given.
         """
-        weights = self.active()
-        gradients = _gradients(weights)
         if self.clip is not None:
+            gradients = _gradients(self.weights)
             length = torch.stack(torch._foreach_norm(gradients)).norm()
             torch._foreach_mul_(gradients, (self.clip / length).clamp_max(1.0))
         momentum = self.momentum if self.friction is None else 1 - self.friction.late
-        for peak, group in zip(self.peaks, self.optimizer.param_groups, strict=True):
+        for peak, decay, group in zip(self.peaks, self.decays, self.optimizer.param_groups, strict=True):
             self._take(group, peak.value * schedule, momentum)
-        # Not left to the optimiser: the coefficient is learned, and lives on the device.
-        self._decay(weights, gradients, sound)
+            moving = [weight for weight in group["params"] if weight.grad is not None]
+            if moving:
+                # Not left to the optimiser: the coefficient is learned, and lives on the device.
+                self._decay(moving, decay.value, group["lr"], sound)
         # What a gradient scaler would set: the fused step reads it on the device.
         self.optimizer.found_inf = None if sound is None else (~sound).float()  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
@@ -146,13 +154,12 @@ class LearnedOptimizer(ABC):
         rate *= self.trail.covered() if self.trail.horizon else ONE_STEP
         held_out = dict(zip(weights, gradients, strict=True))
         past: dict[Tensor, Tensor] = dict(zip(self.weights, self.trail.values, strict=True))
-        for peak, group in zip(self.peaks, self.optimizer.param_groups, strict=True):
-            if not learning_rates:
-                break
+        for peak, decay, group in zip(self.peaks, self.decays, self.optimizer.param_groups, strict=True):
             moved = [weight for weight in group["params"] if weight in held_out]
-            way = torch._foreach_sub([past[weight] for weight in moved], moved)
-            peak.move(cosine([held_out[weight] for weight in moved], way) - self.resting_cosine, rate)
-        self.weight_decay.move(cosine(gradients, [past[weight] for weight in weights]), rate)
+            slopes, before = [held_out[weight] for weight in moved], [past[weight] for weight in moved]
+            if learning_rates:
+                peak.move(cosine(slopes, torch._foreach_sub(before, moved)) - self.resting_cosine, rate)
+            decay.move(cosine(slopes, before), rate)
 
     @torch.no_grad()
     def slow_down(self, factor: float) -> None:
@@ -167,7 +174,7 @@ class LearnedOptimizer(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return all that a step or ``learn`` depends on, beside the weights."""
         state: dict[str, Any] = {"optimizer": self.optimizer.state_dict(), "trail": self.trail.state_dict()}
-        state["learned"] = [scalar.value for scalar in (*self.peaks, self.weight_decay)]
+        state["learned"] = [scalar.value for scalar in (*self.peaks, *self.decays)]
         if self.friction is not None:
             state["friction"] = self.friction.state_dict()
         return state
@@ -175,7 +182,7 @@ class LearnedOptimizer(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` returned, with weights of the same shapes."""
         self.optimizer.load_state_dict(dict(state["optimizer"]))
-        for scalar, saved in zip((*self.peaks, self.weight_decay), state["learned"], strict=True):
+        for scalar, saved in zip((*self.peaks, *self.decays), state["learned"], strict=True):
             scalar.value.copy_(saved)
         self.trail.load_state_dict(state["trail"])
         if self.friction is not None:
@@ -195,8 +202,8 @@ class LearnedSGD(LearnedOptimizer):
             optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         return optimizer
 
-    def _decay(self, weights: list[Tensor], gradients: list[Tensor], sound: Tensor | None) -> None:
-        torch._foreach_add_(gradients, torch._foreach_mul(weights, self.weight_decay.value))
+    def _decay(self, weights: list[Tensor], share: Tensor, rate: Tensor, sound: Tensor | None) -> None:
+        torch._foreach_add_(_gradients(weights), torch._foreach_mul(weights, share))
 
     def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
         # Gradients are added up, not averaged: a step grows with 1 / (1 - momentum).
@@ -219,12 +226,9 @@ class LearnedAdamW(LearnedOptimizer):
     def _optimizer(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, betas=(momentum, 0.999), weight_decay=0.0, fused=True)
 
-    def _decay(self, weights: list[Tensor], gradients: list[Tensor], sound: Tensor | None) -> None:
-        for group in self.optimizer.param_groups:
-            moving = [weight for weight in group["params"] if weight.grad is not None]
-            if moving:
-                share = group["lr"] * self.weight_decay.value
-                torch._foreach_mul_(moving, 1 - (share if sound is None else share * sound))
+    def _decay(self, weights: list[Tensor], share: Tensor, rate: Tensor, sound: Tensor | None) -> None:
+        share = rate * share
+        torch._foreach_mul_(weights, 1 - (share if sound is None else share * sound))
 
     def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
         group["lr"], group["betas"] = rate, (momentum, 0.999)
