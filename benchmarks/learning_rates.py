@@ -3,9 +3,9 @@
     python benchmarks/learning_rates.py SOURCE --budget 40s --seeds 3 --jobs 2
 
 Four learning rates times two weight decays, as the start of a run that learns everything and, architecture and policy
-being learned alike, as values that stay. All networks have one size, so that no row depends on how it is timed;
-arguments that are not named here go to `dha fit`. Prints a Markdown table and the worst learned minus the best fixed
-mean, and writes learning_rates.json to the current folder.
+being learned alike, as values that stay; `--learned` and `--fixed` name other learning rates. All networks have one
+size, so that no row depends on how it is timed; arguments that are not named here go to `dha fit`. Prints a Markdown
+table and the worst learned minus the best fixed mean, and writes learning_rates.json to the current folder.
 """
 
 import argparse
@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("--budget", default="40s")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--fixed", type=float, nargs="*", default=RATES)
+    parser.add_argument("--learned", type=float, nargs="*", default=RATES)
     options, others = parser.parse_known_args()
     settings = {
         f"rate {rate:g}, decay {decay:g}, {kind}": [
@@ -38,7 +40,7 @@ def main() -> None:
             *others,
         ]
         for kind, learn in KINDS.items()
-        for rate, decay in itertools.product(RATES, DECAYS)
+        for rate, decay in itertools.product(getattr(options, kind), DECAYS)
     }
     results = fit_all(options.source, settings, options.seeds, options.jobs)
     report("learning_rates", results, sys.argv)
