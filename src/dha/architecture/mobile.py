@@ -71,14 +71,23 @@ def inverted(
 
 
 LAYERS = {f"k{kernel}_e{expansion}": (kernel, expansion) for expansion in (6, 3) for kernel in (3, 5, 7)}
-"""Name -> kernel and expansion; the first is MobileNetV2's own."""
+"""Name -> kernel and expansion."""
+
+REFERENCES = ("k3_e6",) * 3 + ("k5_e6",) * 3
+"""Where a search starts in every stage: with MobileNetV2's own layers, but larger kernels where there are few pixels."""
 
 
 class InvertedResidual(nn.Module):
     """A chosen layer, added to its input where both have one shape; there the choice includes to skip the layer."""
 
     def __init__(
-        self, channels_in: int, channels_out: int, stride: int, choice: Choice, squeeze_excite: bool = False
+        self,
+        channels_in: int,
+        channels_out: int,
+        stride: int,
+        choice: Choice,
+        reference: str = "k3_e6",
+        squeeze_excite: bool = False,
     ) -> None:
         super().__init__()
         self.adds = stride == 1 and channels_in == channels_out
@@ -89,7 +98,7 @@ class InvertedResidual(nn.Module):
         if self.adds:
             table["skip"] = lambda: nn.Sequential(Scale())
             self.drop = DropPath()
-        self.branch = choice(table, next(iter(LAYERS)))
+        self.branch = choice(table, reference)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels_in, H, W) to (N, channels_out, ceil(H/stride), ceil(W/stride))."""
@@ -133,11 +142,11 @@ class MobileNetwork(BlockNetwork):
         layers += conv_norm_relu6(channels, width, stride=next(strides))
         channels = proportional(FIRST, width)
         layers.append(inverted(width, channels, 3, 1, squeeze_excite=squeeze_excite))
-        for stage, count, halves in STAGES:
+        for (stage, count, halves), reference in zip(STAGES, REFERENCES, strict=True):
             stride = next(strides) if halves else 1
             for _ in range(min(count, depth)):
                 wanted = proportional(stage, width)
-                layers.append(InvertedResidual(channels, wanted, stride, choice, squeeze_excite))
+                layers.append(InvertedResidual(channels, wanted, stride, choice, reference, squeeze_excite))
                 channels, stride = wanted, 1
         features = proportional(LAST, width)
         self.body = nn.Sequential(*layers, *conv_norm_relu6(channels, features, 1))
