@@ -77,7 +77,10 @@ def test_a_derived_network_trains_on_without_the_search_network(space):
 
 @pytest.mark.parametrize(
     ("space", "reference"),
-    [("residual", ["skip", "pair_3x3", "pair_3x3", "pair_3x3", "single_5x5", "pair_3x3"]), ("mobile", ["k3_e6"] * 6 + ["k5_e6"] * 5)],
+    [
+        ("residual", ["skip", "pair_3x3", "pair_3x3", "pair_3x3", "single_5x5", "pair_3x3"]),
+        ("mobile", ["k3_e6"] * 6 + ["k5_e6"] * 5),
+    ],
 )
 def test_a_search_starts_from_the_reference_with_dictionaries_of_its_own(space, reference):
     network = search_network(space, 3, 5, 8, SIZE._replace(depth=2), choose=1)
