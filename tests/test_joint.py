@@ -13,8 +13,9 @@ from dha.augmentation import AugmentationPolicy
 from dha.config import LEARNED
 from dha.data import Preprocessing, load_source, measure, split
 from dha.engine import make_fabric
+from dha.hyperparameter_learning import BACKBONE, CLIP
 from dha.hyperparameters import cosine, cosine_schedule, smoothing_direction
-from dha.joint import BACKBONE, CLIP, JointTraining
+from dha.joint import JointTraining
 from dha.prepare import prepare, resolve
 from dha.state import _joint_state, _load_joint
 
@@ -68,7 +69,7 @@ def test_learning_rate_moves_by_the_cosine_at_the_new_weights(splits, small):
     joint.network.train()
     # Two steps, so that there is a momentum, and the update is what the weights moved by.
     joint.step(*next(iter(batches)), progress=0.0)
-    before, rate = [p.detach().clone() for p in joint.plain.parameters()], joint.peaks[0].value.clone()
+    before, rate = [p.detach().clone() for p in joint.plain.parameters()], joint.hyper.peaks[0].value.clone()
     joint.step(*next(iter(batches)), progress=0.0)
     network = copy.deepcopy(joint.plain)
     inputs = joint.preprocessing.normalise(held_out[0] / 255).contiguous(memory_format=torch.channels_last)
@@ -77,7 +78,7 @@ def test_learning_rate_moves_by_the_cosine_at_the_new_weights(splits, small):
     update = [old - new.detach() for old, new in zip(before, joint.plain.parameters(), strict=True)]
     expected = rate * torch.exp(0.3 * (cosine(gradient, update) + 0.1))
     assert abs(expected - rate) > 1e-5
-    torch.testing.assert_close(joint.peaks[0].value, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(joint.hyper.peaks[0].value, expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -85,7 +86,13 @@ def test_only_the_values_asked_for_move(splits, small, name):
     settings = HyperparametersConfig(learn=name, warmup=0.0, drop_path=0.1)
     config = small(learn="hyperparameters", space="residual", every=1, hyperparameters=settings)
     batches, joint = joint_training(splits, config)
-    scalars = joint.peaks[0], joint.decays[0], joint.friction, joint.smoothing, joint.depth.probability
+    scalars = (
+        joint.hyper.peaks[0],
+        joint.hyper.decays[0],
+        joint.hyper.friction,
+        joint.hyper.smoothing,
+        joint.hyper.depth.probability,
+    )
     values = [scalar.value for scalar in scalars]
     before = [value.clone() for value in values]
     joint.network.train()
@@ -103,8 +110,8 @@ def test_label_smoothing_moves_by_its_cosine_with_the_plain_loss(splits, small):
     images, labels = next(iter(batches))
     held_out = next(iter(joint.validation))
     joint.validation = itertools.repeat(held_out)
-    joint.smoothing.value.fill_(0.05)
-    joint.smoothing.late = 0.05
+    joint.hyper.smoothing.value.fill_(0.05)
+    joint.hyper.smoothing.late = 0.05
     joint.network.train()
     logits = copy.deepcopy(joint.plain)(joint.inputs(images))
     losses, _ = joint.step(images, labels, progress=0.0)
@@ -117,7 +124,7 @@ def test_label_smoothing_moves_by_its_cosine_with_the_plain_loss(splits, small):
         0.5 * cosine(gradient, smoothing_direction(network(joint.inputs(images)), labels, weights))
     )
     assert abs(expected - 0.05) > 1e-5
-    torch.testing.assert_close(joint.smoothing.value, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(joint.hyper.smoothing.value, expected, rtol=1e-4, atol=0)
 
 
 def test_branches_are_dropped_in_training_and_the_probability_moves_by_its_cosine(splits, small):
@@ -127,7 +134,7 @@ def test_branches_are_dropped_in_training_and_the_probability_moves_by_its_cosin
     images, labels = next(iter(batches))
     held_out = next(iter(joint.validation))
     joint.validation = itertools.repeat(held_out)
-    generator = torch.Generator().set_state(joint.depth.generator.get_state())
+    generator = torch.Generator().set_state(joint.hyper.depth.generator.get_state())
     joint.network.train()
 
     def training_losses(network, uniforms, probability):
@@ -151,7 +158,7 @@ def test_branches_are_dropped_in_training_and_the_probability_moves_by_its_cosin
     direction = torch.autograd.grad(more - less, weights)
     expected = 0.3 * torch.exp(0.5 * cosine(gradient, direction))
     assert abs(expected - 0.3) > 1e-4
-    torch.testing.assert_close(joint.depth.probability.value, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(joint.hyper.depth.probability.value, expected, rtol=1e-4, atol=0)
 
 
 def test_a_network_without_branches_to_drop_is_refused(splits, small):
@@ -177,10 +184,21 @@ def test_what_is_learned_goes_on_where_it_was(splits, small, optimizer):
     for joint in joints:
         for index, batch in enumerate(several[6:]):
             joint.step(*batch, progress=0.3 + 0.05 * index)
-    values = [[s.value for s in (*j.peaks, *j.decays, j.friction, j.smoothing)] for j in joints]
+    values = [
+        [
+            s.value
+            for s in (
+                *j.hyper.peaks,
+                *j.hyper.decays,
+                j.hyper.friction,
+                j.hyper.smoothing,
+            )
+        ]
+        for j in joints
+    ]
     assert values[0] == values[1]
-    assert len({joint.smoothing.late for joint in joints}) == 1
-    assert len({joint.depth.probability.late for joint in joints}) == 1
+    assert len({joint.hyper.smoothing.late for joint in joints}) == 1
+    assert len({joint.hyper.depth.probability.late for joint in joints}) == 1
     assert all(torch.equal(a, b) for a, b in zip(*(j.plain.state_dict().values() for j in joints), strict=True))
 
 
@@ -230,7 +248,9 @@ def test_backbone_and_head_move_by_their_own_cosines(splits):
     joint.network.train()
     endless = batches.forever()
     joint.step(*next(endless), progress=0.0)
-    assert [peak.value.item() for peak in joint.peaks] == pytest.approx([0.05 * BACKBONE, 0.05]), "no way to look back"
+    assert [peak.value.item() for peak in joint.hyper.peaks] == pytest.approx([0.05 * BACKBONE, 0.05]), (
+        "no way to look back"
+    )
     past = [w.clone() for w in joint.optimizer.trail.values]
     joint.step(*next(endless), progress=0.1)
     past = [p + 0.4 * (w.detach() - p) for p, w in zip(past, joint.plain.parameters(), strict=True)]
@@ -242,7 +262,7 @@ def test_backbone_and_head_move_by_their_own_cosines(splits):
     way = [old - new.detach() for old, new in zip(past, network.parameters(), strict=True)]
     starts, parts = (0.05 * BACKBONE, 0.05), (slice(0, 4), slice(4, 6))
     rate = 0.3 * (1 - math.exp(-0.2 / 0.5)) * cosine_schedule(0.2, 0.0)
-    for peak, decay, start, part in zip(joint.peaks, joint.decays, starts, parts, strict=True):
+    for peak, decay, start, part in zip(joint.hyper.peaks, joint.hyper.decays, starts, parts, strict=True):
         for scalar, begin, direction in (
             (peak, start, cosine(gradient[part], way[part]) + 0.1),
             (decay, 5e-4, cosine(gradient[part], past[part])),
@@ -307,7 +327,7 @@ def test_only_the_parts_asked_for_move(splits, small, parts):
     assert joint.searching == (parts == "architecture")
     compressed = [codes.compressed.detach().clone() for codes in joint.codes]
     policy = None if joint.policy is None else joint.policy.to_dict()
-    peak = joint.peaks[0].value.clone()
+    peak = joint.hyper.peaks[0].value.clone()
     for (images, labels), index in zip(batches, range(4), strict=False):
         joint.step(images, labels, 0.1 * index)
     moved = [not torch.equal(codes.compressed, b) for codes, b in zip(joint.codes, compressed, strict=True)]
@@ -315,7 +335,7 @@ def test_only_the_parts_asked_for_move(splits, small, parts):
     assert (joint.policy is not None) == (parts == "augmentation")
     if joint.policy is not None:
         assert joint.policy.to_dict() != policy
-    assert torch.equal(joint.peaks[0].value, peak) == (parts != "hyperparameters")
+    assert torch.equal(joint.hyper.peaks[0].value, peak) == (parts != "hyperparameters")
 
 
 def test_what_has_settled_looks_at_no_validation_image(splits, small):
@@ -324,10 +344,18 @@ def test_what_has_settled_looks_at_no_validation_image(splits, small):
     joint.step(*next(iter(batches)), progress=0.2)
     joint.settle()
     assert joint.policy is not None
-    learned = joint.policy.to_dict(), joint.peaks[0].value.clone(), joint.decays[0].value.clone()
+    learned = (
+        joint.policy.to_dict(),
+        joint.hyper.peaks[0].value.clone(),
+        joint.hyper.decays[0].value.clone(),
+    )
     joint.validation = iter([])
     joint.step(*next(iter(batches)), progress=0.9)
-    assert (joint.policy.to_dict(), joint.peaks[0].value, joint.decays[0].value) == learned
+    assert (
+        joint.policy.to_dict(),
+        joint.hyper.peaks[0].value,
+        joint.hyper.decays[0].value,
+    ) == learned
 
 
 def test_unused_candidates_stay_as_they_are(splits, small):

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from dha.fit import Run
-from dha.joint import BACKBONE
+from dha.hyperparameter_learning import BACKBONE
 
 
 def first_process() -> bool:

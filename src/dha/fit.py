@@ -16,9 +16,9 @@ from dha.data import Cache, Preprocessing, Splits, load_source, measure, split
 from dha.engine import Agreement, Budget, Checkpoints, Stop, make_fabric, summed
 from dha.errors import DhaError, Interrupted
 from dha.evaluation import best_by_validation, closing_seconds, diverged, evaluate, interim, validate
-from dha.joint import WATCHED
 from dha.model import TrainedModel
 from dha.prepare import prepare, resolve
+from dha.skipping import WATCHED
 from dha.state import Position, RunState, fingerprint, resumed_config
 
 RECOVERIES = 20
@@ -205,7 +205,7 @@ def train(
                     checkpoints.save(state.state_dict(), write=False)
             if watch is not None:
                 watch(progress, position.history[-1] if position.history else {})
-            in_trouble = joint.recently_skipped > WATCHED // 2
+            in_trouble = joint.skipped.recently > WATCHED // 2
             if in_trouble or progress >= 1:
                 break
             if signal:

@@ -4,6 +4,7 @@ Source: DHA (Zhou et al., TMLR 2022, arXiv 2109.05765), algorithm 1; the equatio
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
@@ -13,42 +14,14 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from dha.architecture import Limits, derive, drop_paths, layout, recover, sparse_codes
 from dha.augmentation import AugmentationPolicy, alignments
-from dha.config import Config, learned_parts
+from dha.config import Config
 from dha.data import Preprocessing
-from dha.engine import HostCopy, WeightAverage, averaged, check_agreed, everywhere, undisturbed
-from dha.hyperparameters import (
-    ONE_STEP,
-    LateScalar,
-    LearnedAdamW,
-    LearnedScalar,
-    LearnedSGD,
-    cosine,
-    cosine_schedule,
-    norm,
-    smoothing_direction,
-)
+from dha.engine import WeightAverage, averaged, check_agreed, undisturbed
+from dha.hyperparameter_learning import HyperparameterLearning
+from dha.hyperparameters import cosine_schedule, norm
 from dha.policy_learning import PolicyLearning, Probe
 from dha.resizing import pixels, training_side
-from dha.stochastic_depth import StochasticDepth
-
-BACKBONE = 0.15
-"""Where the learning rate of the other weights starts, as a share of that of the head, where the head has its own.
-
-A peak of .03, where that of the head is .2: weights that were trained before are not to be lost before the rate that
-suits them has been learned.
-"""
-
-BOXES = {"sgd": ((1e-4, 1.0), (1e-6, 1e-2)), "adamw": ((1e-6, 0.1), (1e-4, 1.0))}
-"""Lowest and highest learning rate, and weight decay, that may be learned."""
-
-FRICTIONS, SMOOTHINGS = (0.01, 0.5), (1e-3, 0.3)
-"""The same of 1 - momentum, and of label smoothing."""
-
-CLIP = 1.0
-"""The largest norm of the gradient of a network that was brought: nothing is known that keeps it from diverging."""
-
-WATCHED = 16
-"""Steps between two looks of the host at whether steps had to be left out."""
+from dha.skipping import WATCHED, SkippedSteps
 
 
 class JointTraining:
@@ -66,11 +39,10 @@ class JointTraining:
         head: names of the weights with a learning rate and a weight decay of their own; all have the same when empty.
 
     Attributes:
-        peaks: the learned peaks of the learning rate: of all weights, or of the others and of the head.
-        decays: the learned weight decays, likewise.
+        hyper: the hyper-parameters.
+        learner: of the policy, or None.
         found: what each of the sparse codes had chosen when the search ended; None before.
-        skipped: the number of steps left out because their loss was not finite, on the device.
-        recently_skipped: how many of ``WATCHED`` steps that were, as far as the host knows.
+        skipped: the steps left out because their loss was not finite.
     """
 
     def __init__(
@@ -85,33 +57,19 @@ class JointTraining:
         limits: Limits | None = None,
         head: frozenset[str] = frozenset(),
     ) -> None:
-        settings = config.hyperparameters
         self.policy, self.validation, self.preprocessing = policy, validation, preprocessing
         self.config, self.fabric = config, fabric
         self.limits, self.head, self.given = limits, head, config.network is not None
-        self.learned = settings.learned()
-        self.learns_hyperparameters = "hyperparameters" in learned_parts(config.learn) and bool(self.learned)
+        self.hyper = HyperparameterLearning(config, fabric, split=bool(head))
         self.learner = None if policy is None else PolicyLearning(policy, config.augmentation, fabric, generator)
         self.needs_validation = (
-            self.learns_hyperparameters
+            bool(self.hyper.learned)
             or (self.learner is not None and self.learner.by_validation)
             or config.architecture.loss == "validation"
         )
-        rate, decay = settings.starts()
-        rates, decays = BOXES[settings.optimizer]
-        starts = [BACKBONE * rate, rate] if head else [rate]
-        self.peaks = [LearnedScalar(start, *rates, fabric.device) for start in starts]
-        # What is not learned is held by a box without room; learning rates need theirs, to be slowed down.
-        decays = decays if "weight_decay" in self.learned else (decay, decay)
-        self.decays = [LearnedScalar(decay, *decays, fabric.device) for _ in starts]
-        self.friction = LateScalar(1 - settings.momentum, *FRICTIONS, fabric.device)
-        self.smoothing = LateScalar(settings.label_smoothing, *SMOOTHINGS, fabric.device)
-        self.depth = StochasticDepth(settings.drop_path, fabric, config.seed)
+        self.skipped = SkippedSteps(fabric)
         self.steps, self.settled = 0, False
         self.found: list[Tensor] | None = None
-        self.skipped = torch.zeros((), dtype=torch.long, device=fabric.device)
-        self.looked = HostCopy(self.skipped.clone())
-        self.recently_skipped = self.known_skipped = 0
         self._train(network)
 
     def _train(self, network: nn.Module) -> None:
@@ -128,17 +86,7 @@ class JointTraining:
         # Nothing else is random in the networks of our spaces.
         self.others = [m for m in network.modules() if self.given and not isinstance(m, BatchNorm)]
         groups = [[p for n, p in named.items() if n not in self.head], [p for n, p in named.items() if n in self.head]]
-        settings = self.config.hyperparameters
-        self.optimizer = (LearnedAdamW if settings.optimizer == "adamw" else LearnedSGD)(
-            groups[: len(self.peaks)],
-            self.peaks,
-            self.decays,
-            momentum=settings.momentum,
-            friction=self.friction if "momentum" in self.learned else None,
-            horizon=settings.horizon,
-            resting_cosine=settings.resting_cosine,
-            clip=CLIP if self.given else None,
-        )
+        self.optimizer = self.hyper.optimizer(groups if self.head else groups[:1])
         if self.searching:
             self.code_optimizer = torch.optim.Adam(
                 compressed, lr=self.config.architecture.learning_rate, betas=(0.5, 0.999)
@@ -162,27 +110,26 @@ class JointTraining:
         smaller = pixels(images, self.side(progress))
         if learner is not None:
             if due and learner.rule is not None:
-                with undisturbed(self.norms, self.others), self.fabric.autocast():
+                with self._quietly():
                     probe = learner.probe(self._losses, smaller, labels)
             smaller, draws = learner.augment(smaller)
         inputs = self._normalise(smaller)
 
-        with self.depth.dropping(self.paths, len(labels)):
+        hyper = self.hyper
+        with hyper.depth.dropping(self.paths, len(labels)):
             logits = self.network(inputs)
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing.late)
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=hyper.smoothing.late)
         self.fabric.backward(losses.mean())
-        sound = everywhere(losses.detach().isfinite().all(), self.fabric)
-        self.skipped += ~sound
+        sound = self.skipped.sound(losses.detach())
         if self.searching:
             if self.config.architecture.loss == "training":
                 self._step_codes()
             self.code_optimizer.zero_grad()
         # Candidates that the architecture does not use have no gradient.
         active = self.optimizer.active()
-        schedule = cosine_schedule(progress, self.config.hyperparameters.warmup)
-        if due and self.learns_hyperparameters:
+        if due and hyper.learned:
             self.optimizer.look(progress)
-        self.optimizer.step(schedule, sound)
+        self.optimizer.step(cosine_schedule(progress, self.config.hyperparameters.warmup), sound)
 
         if due:
             if learner is not None:
@@ -203,7 +150,7 @@ class JointTraining:
         self, inputs: Tensor, labels: Tensor, active: Sequence[Tensor], probe: Probe | None, progress: float
     ) -> Sequence[Tensor]:
         """Learn from one validation batch, after a step on training images; return the gradient of its loss, if any."""
-        settings = self.config.hyperparameters
+        hyper = self.hyper
         held_out: Sequence[Tensor] = []
         if not self.needs_validation and probe is None:
             return held_out
@@ -211,32 +158,30 @@ class JointTraining:
         images, losses = pixels(images, self.side(progress)), None
         if self.needs_validation:
             # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
-            held_out, losses = self._held_out_gradient(active, images, answers, settings.label_smoothing)
+            smoothing = self.config.hyperparameters.label_smoothing
+            held_out, losses = self._held_out_gradient(active, images, answers, smoothing)
         if self.learner is not None and probe is not None:
-            with undisturbed(self.norms, self.others), self.fabric.autocast():
+            with self._quietly():
                 self.learner.learn(probe, self.learner.probe(self._losses, images, answers, losses), progress)
         if self.searching and self.config.architecture.loss == "validation":
             self._step_codes()
             self.code_optimizer.zero_grad()
-        if not self.learns_hyperparameters:
-            return held_out
-
-        rate = settings.rate * cosine_schedule(progress, settings.warmup)
-        self.optimizer.learn(active, held_out, rate, learning_rates="learning_rate" in self.learned)
-        if "label_smoothing" in self.learned:
-            with undisturbed(self.norms, self.others), self.fabric.autocast():
-                smoother = averaged(smoothing_direction(self.plain(inputs), labels, active), self.fabric)
-            # Judged without any: a loss that is smoothed itself wants what it is smoothed by.
+        if hyper.learned:
+            hyper.learn_rates(self.optimizer, active, held_out, progress)
+        if "label_smoothing" in hyper.learned:
             plain, _ = self._held_out_gradient(active, images, answers, smoothing=0.0)
-            self.smoothing.move(cosine(plain, smoother), ONE_STEP * rate)
-        if "drop_path" in self.learned:
-
-            def loss() -> Tensor:
-                return F.cross_entropy(self.plain(inputs), labels, label_smoothing=self.smoothing.late)
-
-            with undisturbed(self.norms, self.others), self.fabric.autocast():
-                self.depth.learn(loss, self.paths, len(labels), active, held_out, ONE_STEP * rate)
+            with self._quietly():
+                hyper.learn_smoothing(self.plain(inputs), labels, active, plain, progress)
+        if "drop_path" in hyper.learned:
+            with self._quietly():
+                hyper.learn_drop_path(lambda: self.plain(inputs), labels, self.paths, active, held_out, progress)
         return held_out
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Let passes through the network leave no trace in it, in the precision of the run."""
+        with undisturbed(self.norms, self.others), self.fabric.autocast():
+            yield
 
     def side(self, progress: float) -> int:
         """Return the side in pixels of the images that are trained on when ``progress`` of the run is over.
@@ -254,11 +199,7 @@ class JointTraining:
         return self.preprocessing.normalise(images).contiguous(memory_format=self.layout)
 
     def _watch(self) -> None:
-        # The copy of the look before this one is done by now, so that nothing has to wait.
-        before, self.looked = self.looked.wait().item(), HostCopy(self.skipped.clone())
-        self.recently_skipped = int(before) - self.known_skipped
-        self.known_skipped = int(before)
-        if self.recently_skipped:
+        if self.skipped.look():
             self.optimizer.slow_down(0.5)
             # A pass that overflowed has left its mark in the running statistics, which would never fade.
             for layer in self.norms:
@@ -278,7 +219,7 @@ class JointTraining:
     ) -> tuple[Sequence[Tensor], Tensor]:
         """Return the gradient of the loss of validation images, and the loss of each without label smoothing."""
         # Past Fabric's wrapper, which wants every backward pass to be one of training.
-        with undisturbed(self.norms, self.others), self.fabric.autocast():
+        with self._quietly():
             logits = self.plain(self._normalise(images)).float()
             loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
             losses = F.cross_entropy(logits.detach(), labels, reduction="none")

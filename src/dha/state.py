@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dha.config import LEARNED, PARTS, Config, config_dict, learned_parts
 from dha.data import Batches, Splits
-from dha.engine import Budget, HostCopy
+from dha.engine import Budget
 from dha.errors import DhaError
 from dha.joint import JointTraining
 
@@ -154,11 +154,8 @@ def _joint_state(joint: JointTraining) -> dict[str, Any]:
         "found": joint.found,
         "network": joint.plain.state_dict(),
         "optimizer": joint.optimizer.state_dict(),
-        "smoothing": joint.smoothing.state_dict(),
-        "depth": joint.depth.state_dict(),
-        "skipped": joint.skipped,
-        "known_skipped": joint.known_skipped,
-        "looked": joint.looked.wait(),
+        "hyperparameters": joint.hyper.state_dict(),
+        "skipped": joint.skipped.state_dict(),
         "steps": joint.steps,
         "settled": joint.settled,
     }
@@ -179,11 +176,8 @@ def _load_joint(joint: JointTraining, state: Mapping[str, Any]) -> None:
         joint.finish_search()
     joint.plain.load_state_dict(state["network"])
     joint.optimizer.load_state_dict(state["optimizer"])
-    joint.smoothing.load_state_dict(state["smoothing"])
-    joint.depth.load_state_dict(state["depth"])
-    joint.skipped.copy_(state["skipped"])
-    joint.known_skipped, joint.looked = state["known_skipped"], HostCopy(state["looked"])
-    joint.recently_skipped = 0
+    joint.hyper.load_state_dict(state["hyperparameters"])
+    joint.skipped.load_state_dict(state["skipped"])
     joint.steps, joint.settled = state["steps"], state["settled"]
     if joint.searching:
         joint.code_optimizer.load_state_dict(state["code_optimizer"])

@@ -74,7 +74,7 @@ LAYERS = {f"k{kernel}_e{expansion}": (kernel, expansion) for expansion in (6, 3)
 """Name -> kernel and expansion."""
 
 REFERENCES = ("k3_e6",) * 3 + ("k5_e6",) * 3
-"""Where a search starts in every stage: MobileNetV2's own layers, but with larger kernels where there are few pixels."""
+"""Where a search starts in every stage: MobileNetV2's own layers, with larger kernels where there are few pixels."""
 
 
 class InvertedResidual(nn.Module):

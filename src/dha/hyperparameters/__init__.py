@@ -12,13 +12,14 @@ from dha.hyperparameters.hypergradients import (
     smoothing_direction,
     weight_decay_gradient,
 )
-from dha.hyperparameters.learned_optimizer import ONE_STEP, LearnedAdamW, LearnedSGD
+from dha.hyperparameters.learned_optimizer import ONE_STEP, LearnedAdamW, LearnedOptimizer, LearnedSGD
 from dha.hyperparameters.schedule import LateScalar, LearnedScalar, cosine_schedule
 
 __all__ = [
     "ONE_STEP",
     "LateScalar",
     "LearnedAdamW",
+    "LearnedOptimizer",
     "LearnedSGD",
     "LearnedScalar",
     "adamw_momentum_gradient",
