@@ -13,9 +13,10 @@ stands still while other programs have the core. Rows:
   `all, found`: after the search; `all, settled`: after everything that is learned has settled;
 - the parts alone: augmenting a batch by the policy that a run begins with, drawing a batch, recovering all codes.
 
-`memory` is the most that a process that does nothing else has held, over what it held before its first step (of the
-device, on CUDA). `peak` is the share of the matrix product's speed, measured in the same run, that the multiply-adds
-of the derived network reach, three passes' worth per step. Prints a Markdown table per task and writes speed.json.
+`memory` is the most that a process that does nothing else has held (of the device, on CUDA), "of it for steps" what
+that is over what it held before its first one. `peak` is the share of the matrix product's speed, measured in the same
+run, that the multiply-adds of the derived network reach, three passes' worth per step. Prints a Markdown table per task
+and writes speed.json.
 """
 
 import argparse
@@ -199,19 +200,23 @@ def resident(what: str) -> float:
     return int(lines[what].split()[0]) / 2**10
 
 
-def memory(name: str, row: str, device: str, threads: int) -> float:
-    """Return the MiB that a block of steps adds to what this process holds; to be called in a process of its own."""
+def memory(name: str, row: str, device: str, threads: int) -> tuple[float, float]:
+    """Return the most MiB that this process holds in a block of steps, and how much more that is than before; to be
+    called in a process of its own.
+    """
     torch.set_num_threads(threads)
     block = joint_block(name, row, device) if row in JOINT else torch_block(name, row, device)
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         block()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        most = torch.cuda.max_memory_allocated()
+        return most / 2**20, (most - before) / 2**20
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the high-water mark
     block()
-    return resident("VmHWM") - before
+    most = resident("VmHWM")
+    return most, most - before
 
 
 def matmul_speed(device: str, half: bool) -> float:
@@ -253,7 +258,8 @@ def measure(name: str, device: str, blocks: int, compiled: bool) -> dict[str, An
         rows[row] = {"ms": 1000 * middle, "ratio": middle / statistics.median(seconds["plain"])}
         if row in steps:
             with ProcessPoolExecutor(1, context) as process:
-                rows[row]["MiB"] = process.submit(memory, name, row, device, torch.get_num_threads()).result()
+                used = process.submit(memory, name, row, device, torch.get_num_threads()).result()
+            rows[row]["MiB"], rows[row]["MiB_of_steps"] = used
             rows[row]["images_per_second"] = task.batch / middle
             rows[row]["peak"] = 3 * flops * task.batch / middle / speed
     return {"rows": rows, "matmul_multiply_adds_per_second": speed, "precision": plain.config.precision}
@@ -261,13 +267,18 @@ def measure(name: str, device: str, blocks: int, compiled: bool) -> dict[str, An
 
 def table(rows: dict[str, Any]) -> str:
     """Return a Markdown table of a task."""
-    lines = ["| step | ms | ratio to plain | memory, MiB | images/s | share of peak |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| step | ms | ratio to plain | memory, MiB | ratio to plain | of it for steps | images/s | share of peak |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, row in rows.items():
         line = f"| {name} | {row['ms']:.1f} | {row['ratio']:.3f} |"
         if "MiB" in row:
-            line += f" {row['MiB']:.0f} | {row['images_per_second']:.0f} | {100 * row['peak']:.0f} % |"
+            more = row["MiB"] / rows["plain"]["MiB"]
+            line += f" {row['MiB']:.0f} | {more:.3f} | {row['MiB_of_steps']:.0f} | {row['images_per_second']:.0f} |"
+            line += f" {100 * row['peak']:.0f} % |"
         else:
-            line += " | | |"
+            line += " | | | | |"
         lines.append(line)
     return "\n".join(lines)
 
