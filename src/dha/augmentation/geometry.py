@@ -1,40 +1,82 @@
-"""Operations that move pixels or hide them; the arguments are those of `intensity`. What enters the image is black."""
+"""Operations that move pixels or hide them. What enters the image is black.
+
+Rotations and shears are one function, `warp`, of images and coefficients; translations and crops are one, `take`, of
+images and the places that pixels come from. The functions before each of them plan such arguments from magnitudes (n,),
+positions (n, 2) in [0, 1) and the size (height, width) of the images, so that images with different operations can be
+moved in one call. All others have the arguments of `intensity`.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Size = tuple[int, int]
 
-def rotate(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
+
+def rotation(magnitude: Tensor, position: Tensor, size: Size) -> tuple[Tensor]:
     """Turn about the centre, counter-clockwise for positive magnitude; magnitude in degrees."""
-    angle = torch.deg2rad(magnitude).view(-1, 1, 1)
+    angle = torch.deg2rad(magnitude)
     cosine, sine = angle.cos(), angle.sin()
-    x, y = _from_centre(images)
-    return _sample(images, cosine * x - sine * y, sine * x + cosine * y)
+    return (torch.stack([cosine, -sine, sine, cosine], 1),)
 
 
-def shear_x(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
+def shear_x(magnitude: Tensor, position: Tensor, size: Size) -> tuple[Tensor]:
     """Slide rows against each other about the centre row; magnitude is the shift in pixels per row."""
-    x, y = _from_centre(images)
-    return _sample(images, x + magnitude.view(-1, 1, 1) * y, y)
+    one, zero = torch.ones_like(magnitude), torch.zeros_like(magnitude)
+    return (torch.stack([one, magnitude, zero, one], 1),)
 
 
-def shear_y(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
+def shear_y(magnitude: Tensor, position: Tensor, size: Size) -> tuple[Tensor]:
     """Slide columns against each other about the centre column; magnitude is the shift in pixels per column."""
-    x, y = _from_centre(images)
-    return _sample(images, x, y + magnitude.view(-1, 1, 1) * x)
+    one, zero = torch.ones_like(magnitude), torch.zeros_like(magnitude)
+    return (torch.stack([one, zero, magnitude, one], 1),)
 
 
-def translate_x(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
+def warp(images: Tensor, coefficients: Tensor) -> Tensor:
+    """Take pixel (x, y), from the centre, from (a x + b y, c x + d y), bilinear; coefficients a, b, c, d (n, 4)."""
+    height, width = images.shape[-2:]
+    across = (torch.arange(width, device=images.device) - (width - 1) / 2)[None, None]
+    down = (torch.arange(height, device=images.device) - (height - 1) / 2)[None, :, None]
+    a, b, c, d = coefficients[..., None, None].unbind(1)
+    x, y = a * across + b * down, c * across + d * down
+    # The grid is built by hand: affine_grid multiplies matrices, and so loses precision under autocast. As complex
+    # numbers, because that lays x and y side by side in a quarter of the time of `stack`.
+    grid = torch.view_as_real(torch.complex(x * (2 / width), y * (2 / height)))
+    inside = _nearer(x, width / 2) * _nearer(y, height / 2)
+    sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    # As in Pillow the edge is hard: "zeros" padding would instead fade the outermost half pixel to black.
+    return sampled.mul_(inside[:, None]).clamp_(0, 1)
+
+
+def translation_x(magnitude: Tensor, position: Tensor, size: Size) -> tuple[Tensor, Tensor]:
     """Move to the right (magnitude > 0) or left by whole pixels; magnitude is a share of the width."""
-    columns, rows = _indices(images)
-    return _take(images, columns - (magnitude[:, None] * images.shape[-1]).round().long(), rows)
+    columns, rows = _places(magnitude, size)
+    return columns - (magnitude[:, None] * size[1]).round().long(), rows
 
 
-def translate_y(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
+def translation_y(magnitude: Tensor, position: Tensor, size: Size) -> tuple[Tensor, Tensor]:
     """Move down (magnitude > 0) or up by whole pixels; magnitude is a share of the height."""
-    columns, rows = _indices(images)
-    return _take(images, columns, rows - (magnitude[:, None] * images.shape[-2]).round().long())
+    columns, rows = _places(magnitude, size)
+    return columns, rows - (magnitude[:, None] * size[0]).round().long()
+
+
+def crop(magnitude: Tensor, position: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """Pad by reflection and cut out the original size at the offset that `position` names (x, y; .5 is the middle).
+
+    Magnitude is the padding as a share of each side, rounded up to whole pixels, at most .5.
+    """
+    columns, rows = _places(magnitude, size)
+    down, across = (_offset(magnitude * side, position[:, 1 - axis]) for axis, side in enumerate(size))
+    return _reflect(columns + across, size[1]), _reflect(rows + down, size[0])
+
+
+def take(images: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
+    """Take the pixels at whole columns (n, W) and rows (n, H), black where these lie outside the image."""
+    height, width = images.shape[-2:]
+    inside = _within(rows, height)[:, :, None] * _within(columns, width)[:, None, :]
+    flat = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+    taken = images.flatten(2).gather(2, flat.flatten(1)[:, None].expand(-1, images.shape[1], -1))
+    return taken.view(images.shape).mul_(inside[:, None])
 
 
 def cutout(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
@@ -44,26 +86,16 @@ def cutout(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
     centre lies in the rectangle.
     """
     half = magnitude.view(-1, 1) / 2
-    columns, rows = _indices(images)
-    across = _nearer((columns + 0.5) / images.shape[-1] - position[:, :1], half)
-    down = _nearer((rows + 0.5) / images.shape[-2] - position[:, 1:], half)
+    height, width = images.shape[-2:]
+    columns, rows = _places(magnitude, (height, width))
+    across = _nearer((columns + 0.5) / width - position[:, :1], half)
+    down = _nearer((rows + 0.5) / height - position[:, 1:], half)
     return images * (1 - down[:, :, None] * across[:, None, :])[:, None]
 
 
 def horizontal_flip(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
     """Mirror left and right; magnitude and position are ignored."""
     return images.flip(-1)
-
-
-def crop(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
-    """Pad by reflection and cut out the original size at the offset that `position` names (x, y; .5 is the middle).
-
-    Magnitude is the padding as a share of each side, rounded up to whole pixels, at most .5.
-    """
-    height, width = images.shape[-2:]
-    columns, rows = _indices(images)
-    across, down = (_offset(magnitude * side, position[:, axis]) for axis, side in enumerate((width, height)))
-    return _take(images, _reflect(columns + across, width), _reflect(rows + down, height))
 
 
 def _offset(padding: Tensor, position: Tensor) -> Tensor:
@@ -75,37 +107,10 @@ def _reflect(index: Tensor, size: int) -> Tensor:
     return size - 1 - (size - 1 - index.abs()).abs()
 
 
-def _indices(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Column (1, W) and row (1, H) numbers."""
-    height, width = images.shape[-2:]
-    return torch.arange(width, device=images.device)[None], torch.arange(height, device=images.device)[None]
-
-
-def _from_centre(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixel centres x (1, 1, W) and y (1, H, 1), in pixels from the image's centre."""
-    columns, rows = _indices(images)
-    return (columns - (images.shape[-1] - 1) / 2)[None], (rows - (images.shape[-2] - 1) / 2)[..., None]
-
-
-def _take(images: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
-    """The pixels at whole columns (n or 1, W) and rows (n or 1, H), black where these lie outside the image."""
-    height, width = images.shape[-2:]
-    inside = _within(rows, height)[:, :, None] * _within(columns, width)[:, None, :]
-    flat = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
-    taken = images.flatten(2).gather(2, flat.flatten(1)[:, None].expand(-1, images.shape[1], -1))
-    return taken.view(images.shape).mul_(inside[:, None])
-
-
-def _sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The images at points x and y, (n, H, W) after broadcasting, in pixels from the centre; bilinear."""
-    # The grid is built by hand: affine_grid multiplies matrices, and so loses precision under autocast.
-    height, width = images.shape[-2:]
-    # As complex numbers, because that lays x and y side by side in a quarter of the time of `stack`.
-    grid = torch.view_as_real(torch.complex(*torch.broadcast_tensors(x * (2 / width), y * (2 / height))))
-    inside = _nearer(x, width / 2) * _nearer(y, height / 2)
-    sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    # As in Pillow the edge is hard: "zeros" padding would instead fade the outermost half pixel to black.
-    return sampled.mul_(inside[:, None]).clamp_(0, 1)
+def _places(magnitude: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """Column (n, W) and row (n, H) numbers for as many images as magnitudes."""
+    rows, columns = (torch.arange(side, device=magnitude.device).expand(len(magnitude), -1) for side in size)
+    return columns, rows
 
 
 # Masks are numbers from the start: on a CPU, booleans take several times as long to combine and to multiply by.

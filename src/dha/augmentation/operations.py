@@ -8,21 +8,28 @@ from torch import Tensor
 from dha.augmentation import geometry, intensity
 
 
+def _as_it_is(magnitude: Tensor, position: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
+    return magnitude, position
+
+
 @dataclass(frozen=True)
 class Operation:
     """One batched image operation and the range its magnitudes are drawn from.
 
     Attributes:
-        apply: function of images (n, C, H, W) float32 in [0, 1], magnitude (n,) and position (n, 2) uniform in [0, 1),
-            all on one device; returns new images of the same shape and range. Deterministic.
-        low, high: the range of the magnitude, in the unit the docstring of `apply` states.
+        function: of images (n, C, H, W) float32 in [0, 1] and what `plan` returns for them, all on one device; returns
+            new images of the same shape and range. Deterministic.
+        low, high: the range of the magnitude, in the unit the docstring of the operation states.
         signed: whether the magnitude is as likely to be negative.
+        plan: function of magnitude (n,), position (n, 2) uniform in [0, 1) and the size (H, W) of the images; returns
+            tensors with n rows each. Magnitude and position as they are when not given.
     """
 
-    apply: Callable[[Tensor, Tensor, Tensor], Tensor]
+    function: Callable[..., Tensor]
     low: float = 0.0
     high: float = 0.0
     signed: bool = False
+    plan: Callable[[Tensor, Tensor, tuple[int, int]], tuple[Tensor, ...]] = _as_it_is
 
     def magnitude(self, strength: Tensor) -> Tensor:
         """Map uniform numbers in [0, 1) to uniform magnitudes: low to high, or for a signed operation both signs."""
@@ -31,9 +38,18 @@ class Operation:
         spread = 2 * strength - 1
         return spread.sign() * (self.low + (self.high - self.low) * spread.abs())
 
+    def apply(self, images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
+        """Apply the operation with magnitudes (n,) and positions (n, 2)."""
+        height, width = images.shape[-2:]
+        return self.function(images, *self.plan(magnitude, position, (height, width)))
+
     def __call__(self, images: Tensor, uniforms: Tensor) -> Tensor:
         """Apply the operation with the magnitude and position that uniforms (n, 3) in [0, 1) stand for."""
         return self.apply(images, self.magnitude(uniforms[:, 0]), uniforms[:, 1:])
+
+    def planned(self, uniforms: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Return what the function wants, for the magnitude and position that uniforms (n, 3) in [0, 1) stand for."""
+        return self.plan(self.magnitude(uniforms[:, 0]), uniforms[:, 1:], size)
 
 
 # Ranges as in AutoAugment (Cubuk et al., CVPR 2019) and RandAugment (Cubuk et al., 2020).
@@ -42,18 +58,18 @@ OPERATIONS: dict[str, Operation] = {
     "auto_contrast": Operation(intensity.auto_contrast),
     "equalize": Operation(intensity.equalize),
     "invert": Operation(intensity.invert),
-    "rotate": Operation(geometry.rotate, high=30.0, signed=True),
+    "rotate": Operation(geometry.warp, high=30.0, signed=True, plan=geometry.rotation),
     "posterize": Operation(intensity.posterize, low=4.0, high=8.0),
     "solarize": Operation(intensity.solarize, high=1.0),
     "color": Operation(intensity.color, high=0.9, signed=True),
     "contrast": Operation(intensity.contrast, high=0.9, signed=True),
     "brightness": Operation(intensity.brightness, high=0.9, signed=True),
     "sharpness": Operation(intensity.sharpness, high=0.9, signed=True),
-    "shear_x": Operation(geometry.shear_x, high=0.3, signed=True),
-    "shear_y": Operation(geometry.shear_y, high=0.3, signed=True),
-    "translate_x": Operation(geometry.translate_x, high=0.3, signed=True),
-    "translate_y": Operation(geometry.translate_y, high=0.3, signed=True),
+    "shear_x": Operation(geometry.warp, high=0.3, signed=True, plan=geometry.shear_x),
+    "shear_y": Operation(geometry.warp, high=0.3, signed=True, plan=geometry.shear_y),
+    "translate_x": Operation(geometry.take, high=0.3, signed=True, plan=geometry.translation_x),
+    "translate_y": Operation(geometry.take, high=0.3, signed=True, plan=geometry.translation_y),
     "cutout": Operation(geometry.cutout, high=0.5),
     "horizontal_flip": Operation(geometry.horizontal_flip),
-    "crop": Operation(geometry.crop, low=0.125, high=0.125),
+    "crop": Operation(geometry.take, low=0.125, high=0.125, plan=geometry.crop),
 }

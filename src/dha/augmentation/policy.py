@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +77,12 @@ class AugmentationPolicy:
         logits = [slot, slot.clone()] if structure == "slots" else [slot[:, None] + slot]
         self._logits = [tensor.requires_grad_() for tensor in logits]
         self.tilts, self._signed = torch.zeros(len(operations)), signed(self.operations)
+        # Those with one function follow each other. What is beyond the operations is left alone.
+        names = [*self.operations, "identity"]
+        functions = [OPERATIONS[name].function for name in names]
+        ranking = sorted(range(len(names)), key=lambda place: functions.index(functions[place]))
+        self._ranked = [names[place] for place in ranking]
+        self._ranks = torch.tensor(ranking).argsort()
 
     def parameters(self) -> list[Tensor]:
         """Return the logits for an optimiser: two vectors (K,) for "slots", one matrix (K, K) for "pairs"."""
@@ -164,18 +171,20 @@ class AugmentationPolicy:
         return self._apply_slot(images, second.masked_fill(first == second, len(self.operations)), draws.uniforms[:, 1])
 
     def _apply_slot(self, images: Tensor, choice: Tensor, uniforms: Tensor) -> Tensor:
-        """Sort the images by operation, so that each operation runs once on a slice, and put them back in order."""
+        """Sort the images by operation, so that each function runs once on a slice, and put them back in order."""
+        choice = self._ranks[choice]
         order = choice.argsort(stable=True)
-        # What is beyond the operations is left alone.
-        counts = choice.bincount(minlength=len(self.operations) + 1).tolist()
+        counts = choice.bincount(minlength=len(self._ranked)).tolist()
         forward, back = _to_device(torch.stack([order, order.argsort()]), images.device)
-        groups = images.index_select(0, forward).split(counts)
         parameters = _to_device(uniforms[order], images.device).split(counts)
-        results = [
-            OPERATIONS[name](group, numbers)
-            for name, group, numbers in zip((*self.operations, "identity"), groups, parameters, strict=True)
-            if len(group)
-        ]
+        used = [(OPERATIONS[name], part) for name, part in zip(self._ranked, parameters, strict=True) if len(part)]
+        size = images.shape[-2], images.shape[-1]
+        results, rest = [], images.index_select(0, forward)
+        for function, members in groupby(used, lambda pair: pair[0].function):
+            plans = zip(*(operation.planned(part, size) for operation, part in members), strict=True)
+            arguments = [torch.cat(values) if len(values) > 1 else values[0] for values in plans]
+            group, rest = rest.split([len(arguments[0]), len(rest) - len(arguments[0])])
+            results.append(function(group, *arguments))
         return torch.cat(results).index_select(0, back)
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
