@@ -181,8 +181,8 @@ class AugmentationPolicy:
         size = images.shape[-2], images.shape[-1]
         results, rest = [], images.index_select(0, forward)
         for function, members in groupby(used, lambda pair: pair[0].function):
-            plans = zip(*(operation.planned(part, size) for operation, part in members), strict=True)
-            arguments = [torch.cat(values) if len(values) > 1 else values[0] for values in plans]
+            plans = [operation.planned(part, size) for operation, part in members]
+            arguments = [torch.cat(list(values)) for values in zip(*plans, strict=True)]
             group, rest = rest.split([len(arguments[0]), len(rest) - len(arguments[0])])
             results.append(function(group, *arguments))
         return torch.cat(results).index_select(0, back)
