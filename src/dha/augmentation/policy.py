@@ -4,13 +4,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from dha.augmentation.batched import apply_operations
 from dha.augmentation.operations import OPERATIONS
 from dha.augmentation.strength import STEEPEST, signed, tilted
 from dha.engine import write_text
@@ -77,12 +77,6 @@ class AugmentationPolicy:
         logits = [slot, slot.clone()] if structure == "slots" else [slot[:, None] + slot]
         self._logits = [tensor.requires_grad_() for tensor in logits]
         self.tilts, self._signed = torch.zeros(len(operations)), signed(self.operations)
-        # Those with one function follow each other. What is beyond the operations is left alone.
-        names = [*self.operations, "identity"]
-        functions = [OPERATIONS[name].function for name in names]
-        ranking = sorted(range(len(names)), key=lambda place: functions.index(functions[place]))
-        self._ranked = [names[place] for place in ranking]
-        self._ranks = torch.tensor(ranking).argsort()
 
     def parameters(self) -> list[Tensor]:
         """Return the logits for an optimiser: two vectors (K,) for "slots", one matrix (K, K) for "pairs"."""
@@ -167,25 +161,10 @@ class AugmentationPolicy:
         if len(images) != len(draws.pairs):
             raise DhaError(f"{len(images)} images but draws for {len(draws.pairs)}; draw as many as there are images")
         first, second = draws.pairs.unbind(1)
-        images = self._apply_slot(images, first, draws.uniforms[:, 0])
-        return self._apply_slot(images, second.masked_fill(first == second, len(self.operations)), draws.uniforms[:, 1])
-
-    def _apply_slot(self, images: Tensor, choice: Tensor, uniforms: Tensor) -> Tensor:
-        """Sort the images by operation, so that each function runs once on a slice, and put them back in order."""
-        choice = self._ranks[choice]
-        order = choice.argsort(stable=True)
-        counts = choice.bincount(minlength=len(self._ranked)).tolist()
-        forward, back = _to_device(torch.stack([order, order.argsort()]), images.device)
-        parameters = _to_device(uniforms[order], images.device).split(counts)
-        used = [(OPERATIONS[name], part) for name, part in zip(self._ranked, parameters, strict=True) if len(part)]
-        size = images.shape[-2], images.shape[-1]
-        results, rest = [], images.index_select(0, forward)
-        for function, members in groupby(used, lambda pair: pair[0].function):
-            plans = [operation.planned(part, size) for operation, part in members]
-            arguments = [torch.cat(list(values)) for values in zip(*plans, strict=True)]
-            group, rest = rest.split([len(arguments[0]), len(rest) - len(arguments[0])])
-            results.append(function(group, *arguments))
-        return torch.cat(results).index_select(0, back)
+        # What is beyond the operations of the policy is left alone.
+        names, second = (*self.operations, "identity"), second.masked_fill(first == second, len(self.operations))
+        images = apply_operations(names, images, first, draws.uniforms[:, 0])
+        return apply_operations(names, images, second, draws.uniforms[:, 1])
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return a batch augmented by pairs drawn anew: `apply` after `draw`."""
@@ -269,8 +248,3 @@ def _check_names(names: Sequence[str]) -> None:
             raise DhaError(f"unknown operation {name!r}; the known ones are {', '.join(OPERATIONS)}")
         if name in names[:place]:
             raise DhaError(f"operation {name!r} is named twice; name each one once")
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy without waiting: to CUDA that takes pinned memory, which torch keeps until the copy is done."""
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
