@@ -27,8 +27,8 @@ def main() -> None:
     parser.add_argument("--budget", default="40s")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--fixed", type=float, nargs="*", default=RATES)
-    parser.add_argument("--learned", type=float, nargs="*", default=RATES)
+    parser.add_argument("--fixed", type=float, nargs="+", default=RATES)
+    parser.add_argument("--learned", type=float, nargs="+", default=RATES)
     options, others = parser.parse_known_args()
     settings = {
         f"rate {rate:g}, decay {decay:g}, {kind}": [

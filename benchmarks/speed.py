@@ -238,9 +238,8 @@ def measure(name: str, device: str, blocks: int, compiled: bool) -> dict[str, An
     shape = (3, task.side, task.side)
     flops = count(plain.derived(), shape)[1]
     speed = matmul_speed(device, plain.config.precision == "bf16")
-    names = [name for name in TORCH if compiled or "compiled" not in name]
     steps = {row: joint_block(name, row, device) for row in JOINT}
-    steps |= {row: torch_block(name, row, device) for row in names}
+    steps |= {row: torch_block(name, row, device) for row in TORCH if compiled or "compiled" not in row}
     parts = part_blocks(name, device)
     seconds: dict[str, list[float]] = {row: [] for row in [*steps, *parts]}
     for number in range(blocks + 1):

@@ -209,7 +209,7 @@ def test_the_command_line_takes_a_file(file, tmp_path, capsys):
     settings = yaml.safe_load((out / "config.yaml").read_text())
     assert (settings["network"], settings["space"]) == (file, "auto")
     header = (out / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert {"learning_rate", "head_learning_rate"} <= set(header)
+    assert {"learning_rate", "head_learning_rate", "weight_decay", "head_weight_decay"} <= set(header)
     reported = json.loads((out / "model" / "model.json").read_text())["results"]["test_accuracy"]
 
     model = str(out / "model")

@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from dha.architecture import DropPath, drop_factors, dropping
-from dha.engine import averaged
+from dha.engine import averaged, to_device
 from dha.hyperparameters import LateScalar, cosine, drop_path_direction
 
 PROBABILITIES = (1e-3, 0.5)
@@ -46,9 +46,7 @@ class StochasticDepth:
     def _draw(self, paths: int, n: int) -> Tensor:
         uniforms = torch.rand(paths, n * self.fabric.world_size, generator=self.generator)
         mine = uniforms.tensor_split(self.fabric.world_size, 1)[self.fabric.global_rank].contiguous()
-        device = self.fabric.device
-        # Only from pinned memory does the copy not wait for the device.
-        return (mine.pin_memory() if device.type == "cuda" else mine).to(device, non_blocking=True)
+        return to_device(mine, self.fabric.device)
 
     def learn(
         self,

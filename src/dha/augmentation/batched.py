@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dha.augmentation.operations import OPERATIONS
+from dha.engine import to_device
 
 
 def apply_operations(names: Sequence[str], images: Tensor, choice: Tensor, uniforms: Tensor) -> Tensor:
@@ -26,8 +27,8 @@ def apply_operations(names: Sequence[str], images: Tensor, choice: Tensor, unifo
     choice = ranks[choice]
     order = choice.argsort(stable=True)
     counts = choice.bincount(minlength=len(ranked)).tolist()
-    forward, back = _to_device(torch.stack([order, order.argsort()]), images.device)
-    parameters = _to_device(uniforms[order], images.device).split(counts)
+    forward, back = to_device(torch.stack([order, order.argsort()]), images.device)
+    parameters = to_device(uniforms[order], images.device).split(counts)
     used = [(OPERATIONS[name], part) for name, part in zip(ranked, parameters, strict=True) if len(part)]
     size = images.shape[-2], images.shape[-1]
     results, rest = [], images.index_select(0, forward)
@@ -45,8 +46,3 @@ def _ranking(names: tuple[str, ...]) -> tuple[list[str], Tensor]:
     functions = [OPERATIONS[name].function for name in names]
     ranking = sorted(range(len(names)), key=lambda place: functions.index(functions[place]))
     return [names[place] for place in ranking], torch.tensor(ranking).argsort()
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy without waiting: to CUDA that takes pinned memory, which torch keeps until the copy is done."""
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

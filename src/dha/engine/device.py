@@ -98,6 +98,11 @@ def computes_in_bf16(device: str) -> bool:
     return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy from the host without waiting: for CUDA from pinned memory, which torch keeps until the copy is done."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
 class HostCopy:
     """A copy of a tensor on the host that is under way while the program goes on."""
 
