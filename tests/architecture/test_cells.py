@@ -80,3 +80,10 @@ def test_network_is_rebuilt_from_its_genotype_alone():
     again.load_state_dict(derived.state_dict())
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(again(images), derived(images))
+
+
+@pytest.mark.parametrize("nodes", [1, 4])
+def test_a_search_starts_with_what_is_cheap_on_the_older_input(nodes):
+    genotype = CellSearchNetwork(3, 10, 32, cells=3, channels=4, nodes=nodes).genotype
+    assert [sorted(node) for node in genotype.normal] == [[(0, "skip"), (1, "separable_3x3")]] * nodes
+    assert [sorted(node) for node in genotype.reduction] == [[(0, "max_pool_3x3"), (1, "separable_3x3")]] * nodes

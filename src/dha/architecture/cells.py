@@ -15,7 +15,9 @@ from dha.architecture.operations import OPERATIONS, absorb, reduce_norm, relu_co
 from dha.architecture.sparse import SparseCodes
 
 INPUTS_PER_NODE = 2
-REFERENCE = "separable_3x3"
+REFERENCES = ("skip", "separable_3x3"), ("max_pool_3x3", "separable_3x3")
+"""Where a search starts in every node of a normal and of a reduction cell: what it does with the older and the newer
+input of the cell."""
 
 
 def stem(channels_in: int, channels_out: int, image_size: int, resolution: int) -> nn.Sequential:
@@ -144,8 +146,7 @@ class CellSearchNetwork(CellNetwork):
         channels_in, classes, image_size: as in ``CellNetwork``.
         cells, channels, resolution: as in ``Genotype``.
         nodes: nodes per cell.
-        start: where the search begins: with separable 3x3 convolutions of both inputs of the cell in every node, or at
-            random.
+        start: where the search begins: with ``REFERENCES``, or at random.
         code_size, penalty, gradient, seed: as in ``SparseCodes``.
     """
 
@@ -174,9 +175,7 @@ class CellSearchNetwork(CellNetwork):
             size=code_size,
             penalty=penalty,
             gradient=gradient,
-            start=[[source * len(names) + names.index(REFERENCE) for source in (0, 1)]] * 2 * nodes
-            if start == "reference"
-            else None,
+            start=_start(names, nodes) if start == "reference" else None,
             seed=seed,
         )
         super().__init__(
@@ -213,6 +212,15 @@ class CellSearchNetwork(CellNetwork):
                 for (source, name), weight in zip(node, weights[offset + index], strict=True):
                     absorb(cell.nodes[index][f"{source}-{name}"], weight)  # pyright: ignore
         return network.train(self.training)
+
+
+def _start(names: Sequence[str], nodes: int) -> list[list[int]]:
+    """Return the candidates of every node where a search starts, normal cells first."""
+    return [
+        [source * len(names) + names.index(name) for source, name in enumerate(reference)]
+        for reference in REFERENCES
+        for _ in range(nodes)
+    ]
 
 
 def _genotype(codes: SparseCodes, names: Sequence[str], cells: int, channels: int, resolution: int) -> Genotype:
