@@ -11,7 +11,7 @@ def test_every_image_has_its_own_operation(photo):
     before = images.clone()
     choice = torch.randint(len(names), (40,), generator=generator)
     uniforms = torch.rand(40, 3, generator=generator)
-    result = apply_operations(names, images, choice, uniforms)
+    result = apply_operations(names, images, choice[:, None], uniforms[:, None])
     assert torch.equal(images, before)
     for index, place in enumerate(choice.tolist()):
         alone = OPERATIONS[names[place]](images[index : index + 1], uniforms[index : index + 1])
@@ -28,5 +28,5 @@ def test_rotations_and_shears_are_one_call(photo, monkeypatch):
     monkeypatch.setattr(F, "grid_sample", counted)
     names = ["shear_x", "invert", "rotate", "crop", "shear_y"]
     choice = torch.tensor([0, 4, 1, 2, 3, 0, 4])
-    apply_operations(names, photo.expand(7, -1, -1, -1), choice, torch.rand(7, 3))
+    apply_operations(names, photo.expand(7, -1, -1, -1), choice[:, None], torch.rand(7, 1, 3))
     assert sizes == [5]

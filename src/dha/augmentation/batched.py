@@ -11,33 +11,45 @@ from dha.augmentation.operations import OPERATIONS
 from dha.engine import to_device
 
 
-def apply_operations(names: Sequence[str], images: Tensor, choice: Tensor, uniforms: Tensor) -> Tensor:
-    """Return each image after the operation that was chosen for it.
+def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, uniforms: Tensor) -> Tensor:
+    """Return each image after the operations that were chosen for it, one after the other.
 
-    Images are sorted by operation, so that each function runs once on a slice, and put back in order. Nothing waits for
-    the device.
+    In each slot images are sorted by operation, so that each function runs once on a slice; in the end they are put
+    back in order. Nothing waits for the device.
 
     Args:
         names: of operations.
         images: float32 (n, C, H, W) in [0, 1] on any device; not modified.
-        choice: place of the operation among the names, int64 (n,), on the CPU.
-        uniforms: what magnitudes and positions follow from, (n, 3) in [0, 1), on the CPU.
+        choices: places of the operations among the names, int64 (n, slots), on the CPU.
+        uniforms: what magnitudes and positions follow from, (n, slots, 3) in [0, 1), on the CPU.
     """
     ranked, ranks = _ranking(tuple(names))
-    choice = ranks[choice]
-    order = choice.argsort(stable=True)
-    counts = choice.bincount(minlength=len(ranked)).tolist()
-    forward, back = to_device(torch.stack([order, order.argsort()]), images.device)
-    parameters = to_device(uniforms[order], images.device).split(counts)
-    used = [(OPERATIONS[name], part) for name, part in zip(ranked, parameters, strict=True) if len(part)]
+    orders = ranks[choices].argsort(dim=0, stable=True).unbind(1)
+    where = torch.arange(len(images))  # each image lies now
+    moves, sizes, sorted_uniforms = [], [], []
+    for slot, order in enumerate(orders):
+        moves.append(where[order])
+        where = order.argsort()
+        sizes.append(ranks[choices[:, slot]].bincount(minlength=len(ranked)).tolist())
+        sorted_uniforms.append(uniforms[order, slot])
+    moves = to_device(torch.stack([*moves, where]), images.device)
+    parameters = to_device(torch.stack(sorted_uniforms), images.device)
+    for move, part, counts in zip(moves, parameters, sizes, strict=False):
+        images = _apply_sorted(ranked, images.index_select(0, move), part, counts)
+    return images.index_select(0, moves[-1])
+
+
+def _apply_sorted(names: Sequence[str], images: Tensor, uniforms: Tensor, counts: Sequence[int]) -> Tensor:
+    """Apply the first operation to the first images, as many as its count says, the next one to the next, and so on."""
+    used = [(OPERATIONS[name], part) for name, part in zip(names, uniforms.split(counts), strict=True) if len(part)]
     size = images.shape[-2], images.shape[-1]
-    results, rest = [], images.index_select(0, forward)
+    results = []
     for function, members in groupby(used, lambda pair: pair[0].function):
         plans = [operation.planned(part, size) for operation, part in members]
         arguments = [torch.cat(list(values)) for values in zip(*plans, strict=True)]
-        group, rest = rest.split([len(arguments[0]), len(rest) - len(arguments[0])])
+        group, images = images.split([len(arguments[0]), len(images) - len(arguments[0])])
         results.append(function(group, *arguments))
-    return torch.cat(results).index_select(0, back)
+    return torch.cat(results)
 
 
 @cache

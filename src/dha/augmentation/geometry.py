@@ -35,17 +35,18 @@ def shear_y(magnitude: Tensor, position: Tensor, size: Size) -> tuple[Tensor]:
 def warp(images: Tensor, coefficients: Tensor) -> Tensor:
     """Take pixel (x, y), from the centre, from (a x + b y, c x + d y), bilinear; coefficients a, b, c, d (n, 4)."""
     height, width = images.shape[-2:]
-    across = (torch.arange(width, device=images.device) - (width - 1) / 2)[None, None]
-    down = (torch.arange(height, device=images.device) - (height - 1) / 2)[None, :, None]
+    across, down = _from_centre(width, images)[None, None], _from_centre(height, images)[None, :, None]
     a, b, c, d = coefficients[..., None, None].unbind(1)
-    x, y = a * across + b * down, c * across + d * down
+    # In halves of the image, as grid_sample counts them.
+    x = torch.addcmul(b * (2 / width) * down, a * (2 / width), across)
+    y = torch.addcmul(d * (2 / height) * down, c * (2 / height), across)
     # The grid is built by hand: affine_grid multiplies matrices, and so loses precision under autocast. As complex
     # numbers, because that lays x and y side by side in a quarter of the time of `stack`.
-    grid = torch.view_as_real(torch.complex(x * (2 / width), y * (2 / height)))
-    inside = _nearer(x, width / 2) * _nearer(y, height / 2)
+    grid = torch.view_as_real(torch.complex(x, y))
+    inside = _nearer(torch.maximum(x.abs(), y.abs()), 1.0)[:, None]
     sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     # As in Pillow the edge is hard: "zeros" padding would instead fade the outermost half pixel to black.
-    return sampled.mul_(inside[:, None]).clamp_(0, 1)
+    return sampled.mul_(inside).clamp_(0, 1)
 
 
 def translation_x(magnitude: Tensor, position: Tensor, size: Size) -> tuple[Tensor, Tensor]:
@@ -85,12 +86,13 @@ def cutout(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
     Magnitude is the rectangle's share of each side; what falls outside the image is lost, and a pixel is black if its
     centre lies in the rectangle.
     """
-    half = magnitude.view(-1, 1) / 2
+    half = magnitude[:, None] / 2
     height, width = images.shape[-2:]
-    columns, rows = _places(magnitude, (height, width))
-    across = _nearer((columns + 0.5) / width - position[:, :1], half)
-    down = _nearer((rows + 0.5) / height - position[:, 1:], half)
-    return images * (1 - down[:, :, None] * across[:, None, :])[:, None]
+    across, down = (torch.arange(0.5, side, device=images.device) / side for side in (width, height))
+    hidden = (
+        _nearer(down - position[:, 1:], half)[:, None, :, None] * _nearer(across - position[:, :1], half)[:, None, None]
+    )
+    return torch.addcmul(images, images, hidden, value=-1)
 
 
 def horizontal_flip(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
@@ -113,12 +115,17 @@ def _places(magnitude: Tensor, size: Size) -> tuple[Tensor, Tensor]:
     return columns, rows
 
 
+def _from_centre(side: int, images: Tensor) -> Tensor:
+    """Where the pixels (side,) of a row or a column lie, from its centre."""
+    return torch.arange((1 - side) / 2, (side + 1) / 2, device=images.device)
+
+
 # Masks are numbers from the start: on a CPU, booleans take several times as long to combine and to multiply by.
 
 
 def _nearer(distance: Tensor, limit: Tensor | float) -> Tensor:
-    """1 where a distance, of either sign, is below a limit, and 0 elsewhere."""
-    return torch.lt(distance.abs(), limit, out=torch.empty_like(distance))
+    """1 where a distance, of either sign, is below a limit, and 0 elsewhere; in the memory of the distance."""
+    return torch.lt(distance.abs_(), limit, out=distance)
 
 
 def _within(index: Tensor, size: int) -> Tensor:

@@ -6,7 +6,9 @@ Every function here takes
 - magnitude: float32 (n,), one number per image, in the unit its docstring states;
 - position: float32 (n, 2), uniform in [0, 1), used by the operations that need a random place;
 
-on one device, and returns new images of the same shape in [0, 1]. None synchronises with the device.
+on one device, and returns new images of the same shape in [0, 1]. None synchronises with the device. Colour, contrast
+and brightness are one function, `blend`, of images and of what they are moved away from, which the functions before it
+plan; to invert is to solarize from 0 on.
 They are plain torch and agree with Pillow, the reference of AutoAugment (Cubuk et al., CVPR 2019): equal where Pillow
 works on whole bytes, otherwise within .6/255 in the mean and 1.5/255 at any pixel, because Pillow rounds results and
 intermediate images to bytes and these keep the fraction.
@@ -51,40 +53,42 @@ def equalize(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
     return (table.to(images.dtype) / 255).gather(2, values).view(images.shape)
 
 
-def invert(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
-    """Replace every value v by 1 - v; magnitude and position are ignored."""
-    return 1 - images
-
-
 def posterize(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
     """Keep the first floor(magnitude) of the 8 bits of every byte value; magnitude in bits, 1 to 8."""
-    width = torch.exp2(8 - magnitude.floor()).view(-1, 1, 1, 1)
+    width = _wide(torch.exp2(8 - magnitude.floor()))
     return (images * 255).round_().div_(width).floor_().mul_(width).div_(255)
 
 
 def solarize(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
     """Invert the values at or above a threshold; magnitude is that threshold, 0 (all values) to 1."""
     # |1 - v| where inverted and |0 - v| elsewhere: many times as fast on CPU as `where`, and the same to the bit.
-    inverted = torch.ge(images, magnitude.view(-1, 1, 1, 1), out=torch.empty_like(images))
+    inverted = torch.ge(images, _wide(magnitude), out=torch.empty_like(images))
     return inverted.sub_(images).abs_()
 
 
-def color(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
+def color(magnitude: Tensor, position: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Move every pixel away from its grey value (magnitude > 0) or towards it (< 0), by 1 + magnitude; -1 is grey.
 
     An image of one channel has no colour and is returned unchanged.
     """
-    return _blend(_grey(images), images, magnitude)
+    return magnitude, torch.ones_like(magnitude), torch.zeros_like(magnitude)
 
 
-def contrast(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
+def contrast(magnitude: Tensor, position: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Scale the distance of every value to the image's mean grey by 1 + magnitude; -1 is a flat image."""
-    return _blend(_grey(images).mean((2, 3), keepdim=True), images, magnitude)
+    return magnitude, torch.zeros_like(magnitude), torch.ones_like(magnitude)
 
 
-def brightness(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
+def brightness(magnitude: Tensor, position: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Scale every value by 1 + magnitude; -1 is black."""
-    return (images * (1 + magnitude).view(-1, 1, 1, 1)).clamp_(0, 1)
+    return magnitude, torch.zeros_like(magnitude), torch.zeros_like(magnitude)
+
+
+def blend(images: Tensor, magnitude: Tensor, own: Tensor, mean: Tensor) -> Tensor:
+    """Scale the distance of every pixel to a grey by 1 + magnitude: ``own`` of its own and ``mean`` of the image's."""
+    grey = _grey(images)
+    start = torch.addcmul(grey.mean((2, 3), keepdim=True) * _wide(mean), grey, _wide(own))
+    return _blend(start, images, magnitude)
 
 
 def sharpness(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
@@ -104,7 +108,7 @@ def sharpness(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
 def _blend(start: Tensor, images: Tensor, magnitude: Tensor) -> Tensor:
     """The point 1 + magnitude of the way from `start` to the images, clamped to [0, 1]."""
     # Written so that magnitude 0 gives the images back bit for bit.
-    beyond = magnitude.view(-1, 1, 1, 1)
+    beyond = _wide(magnitude)
     return (images * (1 + beyond)).sub_(start * beyond).clamp_(0, 1)
 
 
@@ -114,3 +118,8 @@ def _grey(images: Tensor) -> Tensor:
         return images.mean(1, keepdim=True)
     red, green, blue = images.split(1, 1)
     return (0.299 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+
+
+def _wide(numbers: Tensor) -> Tensor:
+    """Numbers (n,) as (n, 1, 1, 1)."""
+    return numbers.view(-1, 1, 1, 1)

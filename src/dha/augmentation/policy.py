@@ -163,8 +163,7 @@ class AugmentationPolicy:
         first, second = draws.pairs.unbind(1)
         # What is beyond the operations of the policy is left alone.
         names, second = (*self.operations, "identity"), second.masked_fill(first == second, len(self.operations))
-        images = apply_operations(names, images, first, draws.uniforms[:, 0])
-        return apply_operations(names, images, second, draws.uniforms[:, 1])
+        return apply_operations(names, images, torch.stack([first, second], 1), draws.uniforms)
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return a batch augmented by pairs drawn anew: `apply` after `draw`."""
