@@ -38,7 +38,8 @@ def test_the_step_is_that_of_torch_when_nothing_is_learned(splits, small, optimi
     settings = HyperparametersConfig(
         optimizer=optimizer, learning_rate=0.01, weight_decay=0.01, momentum=0.8, warmup=0.0, label_smoothing=0.0
     )
-    batches, joint = joint_training(splits, small(learn="none", hyperparameters=settings))
+    # Not cells: where BatchNorm follows BatchNorm there are gradients of nothing but rounding, which Adam enlarges.
+    batches, joint = joint_training(splits, small(learn="none", space="residual", hyperparameters=settings))
     oracle = copy.deepcopy(joint.plain).train()
     if optimizer == "sgd":
         optimizer = torch.optim.SGD(oracle.parameters(), lr=0.01, momentum=0.8, weight_decay=0.01, nesterov=True)
@@ -240,7 +241,7 @@ def test_the_step_of_a_given_network_has_two_rates_and_a_bounded_gradient(splits
 
 def test_backbone_and_head_move_by_their_own_cosines(splits):
     settings = HyperparametersConfig(
-        learning_rate=0.05, horizon=0.5, rate=0.3, resting_cosine=-0.1, warmup=0.0, label_smoothing=0.0
+        learning_rate=0.05, horizon=0.5, rate=0.3, resting_cosine=-0.05, warmup=0.0, label_smoothing=0.0
     )
     batches, joint = joint_training(splits, brought(learn="hyperparameters", every=2, hyperparameters=settings))
     held_out = next(iter(joint.validation))
@@ -261,15 +262,18 @@ def test_backbone_and_head_move_by_their_own_cosines(splits):
     )
     way = [old - new.detach() for old, new in zip(past, network.parameters(), strict=True)]
     starts, parts = (0.05 * BACKBONE, 0.05), (slice(0, 4), slice(4, 6))
-    rate = 0.3 * (1 - math.exp(-0.2 / 0.5)) * cosine_schedule(0.2, 0.0)
+    rate, covered = 0.3 * cosine_schedule(0.2, 0.0), 1 - math.exp(-0.2 / 0.5)
+    signs = set()
     for peak, decay, start, part in zip(joint.hyper.peaks, joint.hyper.decays, starts, parts, strict=True):
         for scalar, begin, direction in (
-            (peak, start, cosine(gradient[part], way[part]) + 0.1),
-            (decay, 5e-4, cosine(gradient[part], past[part])),
+            (peak, start, cosine(gradient[part], way[part]) + 0.05),
+            (decay, 5e-4, cosine(gradient[part], past[part]) + 0.05),
         ):
-            expected = begin * torch.exp(rate * direction)
+            signs.add(direction.sign().item())
+            expected = begin * torch.exp(rate * direction * (1 if direction > 0 else covered))
             assert abs(expected / begin - 1) > 1e-4
             torch.testing.assert_close(scalar.value, expected, rtol=1e-5, atol=0)
+    assert signs == {-1, 1}, "both cases have come up"
 
 
 class Noisy(nn.Module):

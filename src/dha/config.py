@@ -125,9 +125,9 @@ class HyperparametersConfig(Section):
         horizon: share of the run over which a hypergradient looks back at what a learned value has done to the weights;
             0 looks at the last step alone.
         rate: how far the logarithm of a learned value moves per update at full agreement of the gradients over a
-            horizon, and ten times how far at that with the last step alone; follows the schedule.
-        resting_cosine: cosine between validation gradient and the way that the weights have come at which the learning
-            rate stays where it is.
+            horizon, and ten times how far at that with the last step alone; follows the schedule after its warm-up.
+        resting_cosine: cosine between the validation gradient and the way that the weights have come at which the
+            learning rate stays where it is, and of that between it and the weights at which their decay does.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"

@@ -93,8 +93,12 @@ class HyperparameterLearning:
         optimizer.learn(weights, held_out, self.rate(progress), learning_rates="learning_rate" in self.learned)
 
     def rate(self, progress: float) -> float:
-        """Return how far logarithms move now: it follows the schedule."""
-        return self.settings.rate * cosine_schedule(progress, self.settings.warmup)
+        """Return how far logarithms move now: it follows the schedule, and while that warms up nothing moves.
+
+        All steps are too short then, by the schedule and not by the peak.
+        """
+        warmup = self.settings.warmup
+        return self.settings.rate * cosine_schedule(progress, warmup) if progress >= warmup else 0.0
 
     def learn_smoothing(
         self, logits: Tensor, labels: Tensor, weights: Sequence[Tensor], held_out: Sequence[Tensor], progress: float

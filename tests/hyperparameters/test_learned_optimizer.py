@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -6,6 +7,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dha.hyperparameters import LateScalar, LearnedAdamW, LearnedScalar, LearnedSGD, cosine
+from dha.hyperparameters.learned_optimizer import DOUBLING
+from dha.hyperparameters.schedule import LARGEST
 
 
 def scalars(*values):
@@ -116,6 +119,35 @@ def test_a_decay_that_validation_wants_rises_and_one_that_it_does_not_falls():
         optimizer.step(1.0)
         optimizer.learn([weights], [sign * weights.detach()], rate=0.5)
         assert (decay.value > 0.1) == (sign > 0)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_short_look_back_is_believed_where_it_says_more(sign):
+    """One coordinate is the way that the weights have come, the other is the weights: both cosines are chosen."""
+    weights, peaks, decays = nn.Parameter(torch.tensor([0.0, 1.0])), scalars(0.1), scalars(0.1)
+    optimizer = LearnedSGD([[weights]], peaks, decays, momentum=0.0, horizon=0.5, resting_cosine=0.0)
+    values = []
+    for progress in (0.0, 0.05):
+        weights.grad = torch.tensor([1e-3, 0.0])
+        optimizer.look(progress)
+        optimizer.step(1.0)
+        optimizer.learn([weights], [torch.tensor([-sign * 1.0, sign * 1.0])], rate=0.1)
+        values.append([peaks[0].value.item(), decays[0].value.item()])
+    assert values[0] == pytest.approx([0.1, 0.1]), "nothing to look back on"
+    covered = 1.0 if sign > 0 else 1 - math.exp(-0.1)
+    assert values[1] == pytest.approx([0.1 * math.exp(sign * covered * 0.1 * 0.5**0.5)] * 2, rel=1e-3)
+
+
+def test_a_rate_that_is_far_too_low_at_most_doubles_at_once():
+    weights, peaks, decays = nn.Parameter(torch.tensor([0.0, 1.0])), scalars(0.1), scalars(0.1)
+    optimizer = LearnedSGD([[weights]], peaks, decays, momentum=0.0, horizon=0.5)
+    for progress in (0.0, 0.05):
+        weights.grad = torch.tensor([1e-3, 0.0])
+        optimizer.look(progress)
+        optimizer.step(1.0)
+        optimizer.learn([weights], [torch.tensor([-1.0, 1.0])], rate=10.0)
+    assert peaks[0].value.item() == pytest.approx(0.1 * math.exp(DOUBLING))
+    assert decays[0].value.item() == pytest.approx(0.1 * math.exp(LARGEST))
 
 
 def length_of_steps(kind, momentum):

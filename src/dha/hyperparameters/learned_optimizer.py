@@ -18,6 +18,9 @@ ONE_STEP = 0.1
 """Of the rate, what values move by that are judged by the last step alone: cosines with it are about ten times as large
 as those over a horizon, and noise."""
 
+DOUBLING = 0.7
+"""The farthest that the logarithm of a learning rate rises at once: the first looks alone tell a rate far too low."""
+
 
 class LearnedOptimizer(ABC):
     """What ``LearnedSGD`` and ``LearnedAdamW`` share: a learning rate and a weight decay for each group of weights.
@@ -26,9 +29,11 @@ class LearnedOptimizer(ABC):
     with respect to the logarithm of a learning rate, in discounted forward mode and to first order, is how far they
     have come from their moving average, so that
 
-        log lr += rate (cos(g_v, average - theta) - resting_cosine),    log wd += rate cos(g_v, average),
+        log lr += rate (cos(g_v, average - theta) - rest),    log wd += rate (cos(g_v, average) - rest),
 
-    whatever the optimiser makes of a gradient, as long as its step is in proportion to the learning rate. A momentum is
+    whatever the optimiser makes of a gradient, as long as its step is in proportion to the learning rate. A look back
+    that is still short speaks for shorter steps and less decay than a long one; so what it says for more counts in
+    full, and what it says for less as far as it covers its horizon. A momentum is
     learned, where it is, at a constant length of the steps: more of it puts older gradients in the place of the newest,
 
         log (1 - momentum) -= rate cos(g_v, average gradient - newest gradient),
@@ -46,7 +51,7 @@ class LearnedOptimizer(ABC):
         friction: 1 minus the momentum that is used, where that is to be learned; learned in place. The learning rates
             are then those for ``momentum``.
         horizon: share of the run that the average goes back over; 0 looks at the last step alone.
-        resting_cosine: cosine at which a learning rate stays where it is.
+        resting_cosine: cosine at which a learning rate or a weight decay stays where it is.
         clip: the largest norm of the gradient of all weights together; None for no limit.
 
     Attributes:
@@ -140,7 +145,7 @@ class LearnedOptimizer(ABC):
     def learn(
         self, weights: Sequence[Tensor], gradients: Sequence[Tensor], rate: float, learning_rates: bool = True
     ) -> None:
-        """Move what is learned, learning rates and decay less as long as the average is shorter than its horizon.
+        """Move what is learned.
 
         Args:
             weights: those that the last step has moved, with the gradients that it was made from.
@@ -151,15 +156,20 @@ class LearnedOptimizer(ABC):
         """
         if self.friction is not None:
             self.friction.move(-cosine(gradients, self._older(weights)), ONE_STEP * rate)
-        rate *= self.trail.covered() if self.trail.horizon else ONE_STEP
+        # With nothing to look back on yet, the way is the last step alone, which is not what a horizon is for.
+        rate *= float(self.trail.covered() > 0) if self.trail.horizon else ONE_STEP
         held_out = dict(zip(weights, gradients, strict=True))
         past: dict[Tensor, Tensor] = dict(zip(self.weights, self.trail.values, strict=True))
         for peak, decay, group in zip(self.peaks, self.decays, self.optimizer.param_groups, strict=True):
             moved = [weight for weight in group["params"] if weight in held_out]
             slopes, before = [held_out[weight] for weight in moved], [past[weight] for weight in moved]
             if learning_rates:
-                peak.move(cosine(slopes, torch._foreach_sub(before, moved)) - self.resting_cosine, rate)
-            decay.move(cosine(slopes, before), rate)
+                peak.move(self._direction(slopes, torch._foreach_sub(before, moved)), rate, DOUBLING)
+            decay.move(self._direction(slopes, before), rate)
+
+    def _direction(self, slopes: Sequence[Tensor], way: Sequence[Tensor]) -> Tensor:
+        direction = cosine(slopes, way) - self.resting_cosine
+        return torch.where(direction > 0, direction, self.trail.covered() * direction)
 
     @torch.no_grad()
     def slow_down(self, factor: float) -> None:

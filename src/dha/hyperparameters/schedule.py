@@ -45,9 +45,15 @@ class LearnedScalar:
         self.value = torch.tensor(float(initial), device=device)
 
     @torch.no_grad()
-    def move(self, direction: Tensor, rate: float) -> None:
-        """Multiply the value by ``exp(rate * direction)``, by no more than ``exp(LARGEST)``, and keep it in the box."""
-        step = (rate * direction.nan_to_num()).clamp(-LARGEST, LARGEST)
+    def move(self, direction: Tensor, rate: float, highest: float = LARGEST) -> None:
+        """Multiply the value by ``exp(rate * direction)``, and keep it in its box.
+
+        Args:
+            direction: without dimensions, on the device of the value; where it is not a number nothing moves.
+            rate: how far the logarithm moves in a direction of 1.
+            highest: the farthest that it moves upwards; downwards that is ``LARGEST``.
+        """
+        step = (rate * direction.nan_to_num()).clamp(-LARGEST, highest)
         self.value.mul_(step.exp()).clamp_(self.low, self.high)
 
 
