@@ -65,7 +65,7 @@ class ArchitectureConfig(Section):
     penalty: float = 0.1
     gradient: Literal["one_step", "implicit"] = "one_step"
     loss: Literal["training", "validation"] = "training"
-    learning_rate: float = 0.005
+    learning_rate: float = 0.001
     recover_every: int | None = None
     deadline: float = 0.4
     tolerance: float = 0.001

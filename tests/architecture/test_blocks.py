@@ -79,7 +79,7 @@ def test_a_derived_network_trains_on_without_the_search_network(space):
     ("space", "reference"),
     [
         ("residual", ["skip", "pair_3x3", "pair_3x3", "pair_3x3", "single_5x5", "pair_3x3"]),
-        ("mobile", ["k3_e6"] * 6 + ["k5_e6"] * 5),
+        ("mobile", ["k3_e3"] * 11),
     ],
 )
 def test_a_search_starts_from_the_reference_with_dictionaries_of_its_own(space, reference):
