@@ -26,17 +26,17 @@ def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, unif
     ranked, ranks = _ranking(tuple(names))
     orders = ranks[choices].argsort(dim=0, stable=True).unbind(1)
     where = torch.arange(len(images))  # each image lies now
-    moves, sizes, sorted_uniforms = [], [], []
+    moves, sizes, ordered = [], [], []
     for slot, order in enumerate(orders):
         moves.append(where[order])
         where = order.argsort()
         sizes.append(ranks[choices[:, slot]].bincount(minlength=len(ranked)).tolist())
-        sorted_uniforms.append(uniforms[order, slot])
-    moves = to_device(torch.stack([*moves, where]), images.device)
-    parameters = to_device(torch.stack(sorted_uniforms), images.device)
-    for move, part, counts in zip(moves, parameters, sizes, strict=False):
+        ordered.append(uniforms[order, slot])
+    *forward, back = to_device(torch.stack([*moves, where]), images.device)
+    parameters = to_device(torch.stack(ordered), images.device)
+    for move, part, counts in zip(forward, parameters, sizes, strict=True):
         images = _apply_sorted(ranked, images.index_select(0, move), part, counts)
-    return images.index_select(0, moves[-1])
+    return images.index_select(0, back)
 
 
 def _apply_sorted(names: Sequence[str], images: Tensor, uniforms: Tensor, counts: Sequence[int]) -> Tensor:
