@@ -72,10 +72,10 @@ class LateScalar(LearnedScalar):
         self.late = initial
         self.copy = HostCopy(self.value.clone())
 
-    def move(self, direction: Tensor, rate: float) -> None:
+    def move(self, direction: Tensor, rate: float, highest: float = LARGEST) -> None:
         """Move the value as a ``LearnedScalar``, and take up on the host what the move before this one made of it."""
         self.late = self.copy.wait().item()
-        super().move(direction, rate)
+        super().move(direction, rate, highest)
         self.copy = HostCopy(self.value.clone())
 
     def state_dict(self) -> dict[str, Any]:
