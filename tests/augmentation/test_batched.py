@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -5,16 +6,19 @@ from dha.augmentation import OPERATIONS
 from dha.augmentation.batched import apply_operations
 
 
-def test_every_image_has_its_own_operation(photo):
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_every_image_has_its_own_operations_one_after_the_other(photo, slots):
     names, generator = list(OPERATIONS), torch.Generator().manual_seed(0)
     images = photo * torch.rand(40, 1, 1, 1, generator=generator)
     before = images.clone()
-    choice = torch.randint(len(names), (40,), generator=generator)
-    uniforms = torch.rand(40, 3, generator=generator)
-    result = apply_operations(names, images, choice[:, None], uniforms[:, None])
+    choices = torch.randint(len(names), (40, slots), generator=generator)
+    uniforms = torch.rand(40, slots, 3, generator=generator)
+    result = apply_operations(names, images, choices, uniforms)
     assert torch.equal(images, before)
-    for index, place in enumerate(choice.tolist()):
-        alone = OPERATIONS[names[place]](images[index : index + 1], uniforms[index : index + 1])
+    for index, places in enumerate(choices.tolist()):
+        alone = images[index : index + 1]
+        for slot, place in enumerate(places):
+            alone = OPERATIONS[names[place]](alone, uniforms[index : index + 1, slot])
         torch.testing.assert_close(result[index : index + 1], alone, rtol=0, atol=1e-6)
 
 

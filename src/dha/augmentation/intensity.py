@@ -1,6 +1,6 @@
 """Operations that change the value of each pixel and leave it where it is.
 
-Every function here takes
+Every operation here takes
 
 - images: float32 (n, C, H, W), values in [0, 1];
 - magnitude: float32 (n,), one number per image, in the unit its docstring states;
