@@ -124,8 +124,9 @@ class HyperparametersConfig(Section):
         warmup: share of the run in which the learning rate rises linearly.
         horizon: share of the run over which a hypergradient looks back at what a learned value has done to the weights;
             0 looks at the last step alone.
-        rate: how far the logarithm of a learned value moves per update at full agreement of the gradients over a
-            horizon, and ten times how far at that with the last step alone; follows the schedule after its warm-up.
+        rate: how far the logarithm of a learning rate moves per update at full agreement of the gradients over a
+            horizon; a weight decay moves three times as far, and what is judged by the last step alone a tenth as far;
+            follows the schedule after its warm-up.
         resting_cosine: cosine between the validation gradient and the way that the weights have come at which the
             learning rate stays where it is, and of that between it and the weights at which their decay does.
     """

@@ -21,6 +21,10 @@ as those over a horizon, and noise."""
 DOUBLING = 0.7
 """The farthest that the logarithm of a learning rate rises at once: the first looks alone tell a rate far too low."""
 
+DECAYS = 3.0
+"""How much farther the logarithm of a weight decay moves than that of a learning rate: what it wants is small and
+steady, and a thousandfold away from bad starts."""
+
 
 class LearnedOptimizer(ABC):
     """What ``LearnedSGD`` and ``LearnedAdamW`` share: a learning rate and a weight decay for each group of weights.
@@ -29,7 +33,7 @@ class LearnedOptimizer(ABC):
     with respect to the logarithm of a learning rate, in discounted forward mode and to first order, is how far they
     have come from their moving average, so that
 
-        log lr += rate (cos(g_v, average - theta) - rest),    log wd += rate (cos(g_v, average) - rest),
+        log lr += rate (cos(g_v, average - theta) - rest),    log wd += 3 rate (cos(g_v, average) - rest),
 
     whatever the optimiser makes of a gradient, as long as its step is in proportion to the learning rate. A look back
     that is still short speaks for shorter steps and less decay than a long one; so what it says for more counts in
@@ -165,7 +169,7 @@ class LearnedOptimizer(ABC):
             slopes, before = [held_out[weight] for weight in moved], [past[weight] for weight in moved]
             if learning_rates:
                 peak.move(self._direction(slopes, torch._foreach_sub(before, moved)), rate, DOUBLING)
-            decay.move(self._direction(slopes, before), rate)
+            decay.move(self._direction(slopes, before), DECAYS * rate)
 
     def _direction(self, slopes: Sequence[Tensor], way: Sequence[Tensor]) -> Tensor:
         direction = cosine(slopes, way) - self.resting_cosine
