@@ -83,7 +83,7 @@ class AugmentationConfig(Section):
         temperature: of the generalisation rule, in units of the validation loss; the lower, the more the best
             operations are preferred.
         harm: of the generalisation rule, what a nat of loss that an operation adds to unseen images weighs against one
-            that it adds to training images.
+            that it adds to training images; less beyond ``full_gap``.
         full_gap: of the generalisation rule, the generalisation gap, in units of the validation loss, from which on
             every image is augmented.
         structure: "slots" (one softmax for each of the two operations) or "pairs" (a free matrix over all ordered
@@ -97,7 +97,7 @@ class AugmentationConfig(Section):
     memory: float = 0.5
     temperature: float = 0.1
     harm: float = 2.0
-    full_gap: float = 0.3
+    full_gap: float = 0.2
     structure: Literal["slots", "pairs"] = "slots"
     identity: float = 0.5
     start: str | None = None

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from dha.augmentation import AugmentationPolicy, GeneralisationRule
+from dha.augmentation.generalisation import LEAST_HARM
 from dha.errors import DhaError
 
 NAMES = ("identity", "invert", "horizontal_flip", "rotate")
@@ -25,10 +26,10 @@ def learned(train, validation, losses=(0.2, 1.0), probes=40, noise=0.3, **settin
 
 
 def test_worth_is_the_gap_closed_less_the_harm():
-    rule = learned([0.0, 0.9, 0.3, 0.2], [0.0, 0.8, 0.0, 0.05], noise=0.0, harm=2.0)
+    rule = learned([0.0, 0.9, 0.3, 0.2], [0.0, 0.8, 0.0, 0.05], (0.8, 1.0), noise=0.0, harm=2.0)
     torch.testing.assert_close(rule.worth(), torch.tensor([0.0, -0.7, 0.3, 0.1]), rtol=0, atol=1e-5)
-    assert rule.gap == pytest.approx(0.8, abs=1e-5)
-    halved = learned([0.0, 0.9, 0.3, 0.2], [0.0, 0.8, 0.0, 0.05], losses=(0.4, 2.0), noise=0.0, harm=2.0)
+    assert rule.gap == pytest.approx(0.2, abs=1e-5)
+    halved = learned([0.0, 0.9, 0.3, 0.2], [0.0, 0.8, 0.0, 0.05], losses=(1.6, 2.0), noise=0.0, harm=2.0)
     torch.testing.assert_close(halved.worth(), rule.worth() / 2, rtol=0, atol=1e-5)
 
 
@@ -42,7 +43,7 @@ def test_the_operation_that_closes_the_gap_is_preferred(structure):
 
 
 def test_closing_the_gap_is_forgotten_and_harm_is_not():
-    rule = learned([0.0, 0.9, 0.0, 0.0], [0.0, 0.0, 0.1, 0.0], noise=0.0)
+    rule = learned([0.0, 0.9, 0.0, 0.0], [0.0, 0.0, 0.1, 0.0], (0.8, 1.0), noise=0.0)
     torch.testing.assert_close(rule.worth(), torch.tensor([0.0, 0.9, -0.2, 0.0]), rtol=0, atol=1e-4)
     probes = int(rule.sums[1, 0, 2])
     draws = rule.probe(400, torch.Generator().manual_seed(1))
@@ -54,10 +55,20 @@ def test_closing_the_gap_is_forgotten_and_harm_is_not():
 
 
 def test_images_are_left_alone_when_all_operations_hurt():
-    # What is as hard on training images as on unseen ones closes no gap, be there one or not.
-    for losses in ((1.0, 1.0), (0.1, 1.0)):
-        rule = learned([0.0, 0.5, 0.5, 0.5], [0.0, 0.5, 0.5, 0.5], losses=losses)
+    # What is as hard on training images as on unseen ones closes no gap, be there one or not; the larger it is, the
+    # harder that has to be.
+    for losses, effect in (((1.0, 1.0), 0.5), ((0.8, 1.0), 0.5), ((0.1, 1.0), 2.5)):
+        rule = learned([0.0, effect, effect, effect], [0.0, effect, effect, effect], losses=losses)
         assert rule.policy.operation_probabilities()[0, 0] > 0.9
+
+
+def test_harm_weighs_less_where_every_image_is_touched_and_the_gap_is_larger_still():
+    for train_loss, weight in ((1.0, 2.0), (0.8, 2.0), (0.75, 1.6), (0.1, LEAST_HARM)):
+        rule = learned([0.0, 0.5, 0.3, 0.0], [0.0, 0.5, 0.2, 0.0], (train_loss, 1.0), noise=0.0, full_gap=0.2)
+        assert rule.harm_weight == pytest.approx(weight, abs=1e-4)
+        expected = torch.tensor([0.0, 0.5 - weight * 0.5, 0.3 - weight * 0.2, 0.0])
+        torch.testing.assert_close(rule.worth(), expected, rtol=0, atol=1e-4)
+    assert learned([0.0] * 4, [0.0] * 4, (0.1, 1.0), harm=1.1).harm_weight == 1.1
 
 
 def test_how_many_images_are_touched_follows_the_gap():

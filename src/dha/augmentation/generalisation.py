@@ -14,7 +14,9 @@ linear in the intensity v of the operation. Each of the two slots touches an ima
 both losses on untouched images, and then draws from the softmax of worth / temperature over all intensities of all
 operations, among them leaving the image alone, which is worth 0. The standard error of the worth is added to the
 temperature, so that what is uncertain is not preferred. So a network that does not overfit sees its images as they are,
-and one that begins to sees more and more of the operations that unseen images bear.
+and one that begins to sees more and more of the operations that unseen images bear. Where the gap is larger than
+full_gap all the same, harm weighs less, in proportion to full_gap / gap and down to ``LEAST_HARM``: what augmenting
+more often cannot do any more is left to stronger operations.
 
 Harm is remembered for the whole run, closing the gap is not: what the network has been trained on long enough harms no
 more, be it mirrored digits, and that says nothing. The two terms are the diversity and the affinity of Gontijo-Lopes et
@@ -37,6 +39,9 @@ PRIOR = 8.0
 """Weight of the start of the policy, in probed images per operation."""
 LOSS_MEMORY = 0.05
 """Share of the run after which a loss on untouched images counts 1/e in the gap."""
+LEAST_HARM = 1.25
+"""The least that a nat of loss on unseen images weighs against one on training images. Above 1: an operation after
+which both are equally hard, because it leaves nothing of the images, would else always be worth something."""
 _ESTIMATES = ("sums", "total", "progress", "loss")
 
 
@@ -46,7 +51,7 @@ class GeneralisationRule:
     Args:
         policy: the policy to learn; where it starts is what the first estimates are mixed with.
         temperature: in units of the validation loss; the lower, the more the best operations are preferred.
-        harm: what a nat of loss on unseen images weighs against one on training images, > 1.
+        harm: what a nat of loss on unseen images weighs against one on training images, > 1, up to ``full_gap``.
         memory: share of the run after which a probe of training images counts 1/e, > 0: what an operation is worth
             changes as the network learns.
         full_gap: generalisation gap, in units of the validation loss, from which on both slots touch every image, > 0.
@@ -61,7 +66,7 @@ class GeneralisationRule:
         temperature: float = 0.1,
         harm: float = 2.0,
         memory: float = 0.5,
-        full_gap: float = 0.3,
+        full_gap: float = 0.2,
     ) -> None:
         if "identity" not in policy.operations:
             raise DhaError(
@@ -87,6 +92,11 @@ class GeneralisationRule:
     def strength(self) -> float:
         """Probability that a slot touches an image, before operations without worth give way to leaving it alone."""
         return min(1.0, max(0.0, self.gap / self.full_gap))
+
+    @property
+    def harm_weight(self) -> float:
+        """What a nat of loss on unseen images weighs now against one on training images."""
+        return max(min(LEAST_HARM, self.harm), self.harm * min(1.0, self.full_gap / max(self.gap, 1e-9)))
 
     def probe(self, n: int, generator: torch.Generator | None = None) -> Draws:
         """Draw one operation with its parameters for each of n images: half of them evenly, half as the policy does."""
@@ -142,8 +152,9 @@ class GeneralisationRule:
         levels = (d - slopes * v) / n
         # Of what the line leaves unexplained.
         variances = (d_squared - d * d / n - slopes * (products - v * d / n)).clamp_min(0) / n**2
-        error = (variances[0] + self.harm**2 * variances[1]).sqrt()
-        return levels[0] - self.harm * levels[1], slopes[0] - self.harm * slopes[1], error
+        harm = self.harm_weight
+        error = (variances[0] + harm**2 * variances[1]).sqrt()
+        return levels[0] - harm * levels[1], slopes[0] - harm * slopes[1], error
 
     def worth(self) -> Tensor:
         """Return the estimated worth of every operation at medium intensity, (K,); 0 for leaving the image alone."""
