@@ -22,8 +22,8 @@ DOUBLING = 0.7
 """The farthest that the logarithm of a learning rate rises at once: the first looks alone tell a rate far too low."""
 
 DECAYS = 3.0
-"""How much farther the logarithm of a weight decay moves than that of a learning rate: what it wants is small and
-steady, and a thousandfold away from bad starts."""
+"""How much farther the logarithm of a weight decay moves than that of a learning rate: what moves it is
+small and steady, and bad starts are a thousandfold away."""
 
 
 class LearnedOptimizer(ABC):
