@@ -15,6 +15,7 @@ from dha.data import Preprocessing, load_source, measure, split
 from dha.engine import make_fabric
 from dha.hyperparameter_learning import BACKBONE, CLIP
 from dha.hyperparameters import cosine, cosine_schedule, smoothing_direction
+from dha.hyperparameters.learned_optimizer import DECAYS
 from dha.joint import JointTraining
 from dha.prepare import prepare, resolve
 from dha.state import _joint_state, _load_joint
@@ -265,12 +266,12 @@ def test_backbone_and_head_move_by_their_own_cosines(splits):
     rate, covered = 0.3 * cosine_schedule(0.2, 0.0), 1 - math.exp(-0.2 / 0.5)
     signs = set()
     for peak, decay, start, part in zip(joint.hyper.peaks, joint.hyper.decays, starts, parts, strict=True):
-        for scalar, begin, direction in (
-            (peak, start, cosine(gradient[part], way[part]) + 0.05),
-            (decay, 5e-4, cosine(gradient[part], past[part]) + 0.05),
+        for scalar, begin, direction, far in (
+            (peak, start, cosine(gradient[part], way[part]) + 0.05, rate),
+            (decay, 5e-4, cosine(gradient[part], past[part]) + 0.05, DECAYS * rate),
         ):
             signs.add(direction.sign().item())
-            expected = begin * torch.exp(rate * direction * (1 if direction > 0 else covered))
+            expected = begin * torch.exp(far * direction * (1 if direction > 0 else covered))
             assert abs(expected / begin - 1) > 1e-4
             torch.testing.assert_close(scalar.value, expected, rtol=1e-5, atol=0)
     assert signs == {-1, 1}, "both cases have come up"
