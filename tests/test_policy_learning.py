@@ -92,7 +92,7 @@ def learned(splits, small, tmp_path, rule, seen):
 def test_images_are_mirrored_where_unseen_images_are_mirrored(splits, small, tmp_path, rule):
     shares = learned(splits, small, tmp_path, rule, lambda images: images.flip(-1))
     assert shares[:, 1].max() > 0.4, "from .25; once trained on, they close the gap, and there is less need of them"
-    assert shares[:, 2].max() < 0.2, "from .25"
+    assert shares[:, 2].max() < 0.15, "from .25"
 
 
 @pytest.mark.parametrize("rule", ["generalisation", "validation"])
