@@ -120,6 +120,13 @@ def test_agrees_with_pillow(name: str, picture: str, mode: str, pictures: dict[s
         assert error.max() < MAXIMUM_BOUND
 
 
+def test_equalize_counts_the_pixels_of_large_images() -> None:
+    pixels = (256 * torch.rand(1200, 1600, generator=torch.Generator().manual_seed(0)) ** 3).to(torch.uint8)
+    pillow = np.asarray(ImageOps.equalize(Image.fromarray(pixels.numpy())))
+    ours = OPERATIONS["equalize"].apply(pixels[None, None] / 255, torch.zeros(1), torch.zeros(1, 2))
+    assert np.array_equal((ours[0, 0] * 255).round().numpy(), pillow)
+
+
 def test_equalize_spreads_images_too_small_for_pillow() -> None:
     images = torch.arange(64.0).view(1, 1, 8, 8) / 255 / 4 + 0.3
     result = OPERATIONS["equalize"].apply(images, torch.zeros(1), torch.zeros(1, 2))

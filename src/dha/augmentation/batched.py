@@ -1,21 +1,39 @@
-"""Different operations for the images of one batch, with as few calls as possible."""
+"""Different operations for the images of one batch, with as few calls and as little copying as possible."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dha.augmentation.operations import OPERATIONS
+from dha.augmentation.operations import OPERATIONS, magnitudes
 from dha.engine import to_device
+
+
+class _Table(NamedTuple):
+    """The functions of some operations, and what they want to know of each operation.
+
+    Attributes:
+        functions: each one once, and how many numbers tell the operations that have it apart.
+        places: of the function of every operation, int64 (K,).
+        low, high, signed: range of the magnitude of every operation, (K,).
+        kinds: the numbers that tell them apart, (K, the most there are), 0 beyond those that an operation has.
+    """
+
+    functions: list[tuple[Callable[..., None], int]]
+    places: Tensor
+    low: Tensor
+    high: Tensor
+    signed: Tensor
+    kinds: Tensor
 
 
 def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, uniforms: Tensor) -> Tensor:
     """Return each image after the operations that were chosen for it, one after the other.
 
-    In each slot images are sorted by operation, so that each function runs once on a slice; in the end they are put
-    back in order. Nothing waits for the device.
+    In each slot images are sorted by function, so that each runs once on a slice; in the end they are put back in
+    order. Nothing waits for the device.
 
     Args:
         names: of operations.
@@ -23,38 +41,43 @@ def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, unif
         choices: places of the operations among the names, int64 (n, slots), on the CPU.
         uniforms: what magnitudes and positions follow from, (n, slots, 3) in [0, 1), on the CPU.
     """
-    ranked, ranks = _ranking(tuple(names))
-    orders = ranks[choices].argsort(dim=0, stable=True).unbind(1)
+    table = _table(tuple(names))
+    places = table.places[choices]
+    magnitude = magnitudes(table.low[choices], table.high[choices], table.signed[choices], uniforms[..., 0])
+    numbers = torch.cat([magnitude[..., None], uniforms[..., 1:], table.kinds[choices]], -1)
     where = torch.arange(len(images))  # each image lies now
-    moves, sizes, ordered = [], [], []
-    for slot, order in enumerate(orders):
+    moves, ordered, counts = [], [], []
+    for slot, order in enumerate(places.argsort(dim=0, stable=True).unbind(1)):
         moves.append(where[order])
         where = order.argsort()
-        sizes.append(ranks[choices[:, slot]].bincount(minlength=len(ranked)).tolist())
-        ordered.append(uniforms[order, slot])
+        ordered.append(numbers[order, slot])
+        counts.append(places[:, slot].bincount(minlength=len(table.functions)).tolist())
     *forward, back = to_device(torch.stack([*moves, where]), images.device)
-    parameters = to_device(torch.stack(ordered), images.device)
-    for move, part, counts in zip(forward, parameters, sizes, strict=True):
-        images = _apply_sorted(ranked, images.index_select(0, move), part, counts)
+    for move, part, sizes in zip(forward, to_device(torch.stack(ordered), images.device), counts, strict=True):
+        moved = images.new_empty(images.shape)
+        for (function, kinds), *group in zip(
+            table.functions, moved.split(sizes), move.split(sizes), part.split(sizes), strict=True
+        ):
+            target, sources, arguments = group
+            if len(sources):
+                # Copied right before it is changed, and so while it is in the cache.
+                torch.index_select(images, 0, sources, out=target)
+                function(target, arguments[:, 0], arguments[:, 1:3], *arguments[:, 3 : 3 + kinds].unbind(1))
+        images = moved
     return images.index_select(0, back)
 
 
-def _apply_sorted(names: Sequence[str], images: Tensor, uniforms: Tensor, counts: Sequence[int]) -> Tensor:
-    """Apply the first operation to the first images, as many as its count says, the next one to the next, and so on."""
-    used = [(OPERATIONS[name], part) for name, part in zip(names, uniforms.split(counts), strict=True) if len(part)]
-    size = images.shape[-2], images.shape[-1]
-    results = []
-    for function, members in groupby(used, lambda pair: pair[0].function):
-        plans = [operation.planned(part, size) for operation, part in members]
-        arguments = [torch.cat(list(values)) for values in zip(*plans, strict=True)]
-        group, images = images.split([len(arguments[0]), len(images) - len(arguments[0])])
-        results.append(function(group, *arguments))
-    return torch.cat(results)
-
-
 @cache
-def _ranking(names: tuple[str, ...]) -> tuple[list[str], Tensor]:
-    """Return the names in an order in which those with one function follow each other, and the rank of each."""
-    functions = [OPERATIONS[name].function for name in names]
-    ranking = sorted(range(len(names)), key=lambda place: functions.index(functions[place]))
-    return [names[place] for place in ranking], torch.tensor(ranking).argsort()
+def _table(names: tuple[str, ...]) -> _Table:
+    operations = [OPERATIONS[name] for name in names]
+    kinds = {operation.function: len(operation.kind) for operation in operations}
+    functions = list(kinds)
+    most = max(kinds.values())
+    return _Table(
+        functions=list(kinds.items()),
+        places=torch.tensor([functions.index(operation.function) for operation in operations]),
+        low=torch.tensor([operation.low for operation in operations]),
+        high=torch.tensor([operation.high for operation in operations]),
+        signed=torch.tensor([operation.signed for operation in operations]),
+        kinds=torch.tensor([operation.kind + (0.0,) * (most - len(operation.kind)) for operation in operations]),
+    )

@@ -1,86 +1,81 @@
 """Operations that move pixels or hide them. What enters the image is black.
 
-Rotations and shears are one function, `warp`, of images and coefficients; translations and crops are one, `take`, of
-images and the places that pixels come from. The functions before each of them plan such arguments from magnitudes (n,),
-positions (n, 2) in [0, 1) and the size (height, width) of the images, so that images with different operations can be
-moved in one call. All others have the arguments of `intensity`.
+They take what those of `intensity` take. Rotations and shears are one function, `warp`, translations and crops another,
+`take`, so that images with any of them are moved in one call: numbers tell them apart, (n,) like the magnitudes.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]
+ROTATION = (1.0, 0.0, 0.0)
+"""Kind of `warp` that turns about the centre, counter-clockwise for positive magnitudes, in degrees."""
+SHEAR_X = (0.0, 1.0, 0.0)
+"""Kind that slides rows against each other about the centre row; magnitude is the shift in pixels per row."""
+SHEAR_Y = (0.0, 0.0, 1.0)
+"""Kind that slides columns against each other about the centre column; magnitude is the shift in pixels per column."""
 
 
-def rotation(magnitude: Tensor, position: Tensor, size: Size) -> tuple[Tensor]:
-    """Turn about the centre, counter-clockwise for positive magnitude; magnitude in degrees."""
-    angle = torch.deg2rad(magnitude)
-    cosine, sine = angle.cos(), angle.sin()
-    return (torch.stack([cosine, -sine, sine, cosine], 1),)
+def warp(images: Tensor, magnitude: Tensor, position: Tensor, turn: Tensor, across: Tensor, down: Tensor) -> None:
+    """Turn images by ``turn`` times the magnitude, in degrees, and shear them by it times the others; bilinear.
 
-
-def shear_x(magnitude: Tensor, position: Tensor, size: Size) -> tuple[Tensor]:
-    """Slide rows against each other about the centre row; magnitude is the shift in pixels per row."""
-    one, zero = torch.ones_like(magnitude), torch.zeros_like(magnitude)
-    return (torch.stack([one, magnitude, zero, one], 1),)
-
-
-def shear_y(magnitude: Tensor, position: Tensor, size: Size) -> tuple[Tensor]:
-    """Slide columns against each other about the centre column; magnitude is the shift in pixels per column."""
-    one, zero = torch.ones_like(magnitude), torch.zeros_like(magnitude)
-    return (torch.stack([one, zero, magnitude, one], 1),)
-
-
-def warp(images: Tensor, coefficients: Tensor) -> Tensor:
-    """Take pixel (x, y), from the centre, from (a x + b y, c x + d y), bilinear; coefficients a, b, c, d (n, 4)."""
+    ``across`` slides rows and ``down`` columns, by pixels per row or column. Position is ignored.
+    """
     height, width = images.shape[-2:]
-    across, down = _from_centre(width, images)[None, None], _from_centre(height, images)[None, :, None]
-    a, b, c, d = coefficients[..., None, None].unbind(1)
-    # In halves of the image, as grid_sample counts them.
-    x = torch.addcmul(b * (2 / width) * down, a * (2 / width), across)
-    y = torch.addcmul(d * (2 / height) * down, c * (2 / height), across)
+    angle = torch.deg2rad(magnitude * turn)
+    cosine, sine = angle.cos()[:, None], angle.sin()[:, None]
+    columns, rows = _from_centre(width, images), _from_centre(height, images)
+    # Where pixels come from, in halves of the image, as grid_sample counts them.
+    of_columns, of_rows = columns * (2 / width), rows * (2 / width)
+    x = (cosine * of_columns)[:, None, :] + ((magnitude * across)[:, None] - sine).mul(of_rows)[:, :, None]
+    of_columns, of_rows = columns * (2 / height), rows * (2 / height)
+    y = ((magnitude * down)[:, None] + sine).mul(of_columns)[:, None, :] + (cosine * of_rows)[:, :, None]
     # The grid is built by hand: affine_grid multiplies matrices, and so loses precision under autocast. As complex
     # numbers, because that lays x and y side by side in a quarter of the time of `stack`.
     grid = torch.view_as_real(torch.complex(x, y))
-    inside = _nearer(torch.maximum(x.abs(), y.abs()), 1.0)[:, None]
+    inside = _nearer(torch.maximum(x.abs_(), y.abs_()), 1.0)[:, None]
     sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     # As in Pillow the edge is hard: "zeros" padding would instead fade the outermost half pixel to black.
-    return sampled.mul_(inside).clamp_(0, 1)
+    torch.mul(sampled, inside, out=images).clamp_(0, 1)
 
 
-def translation_x(magnitude: Tensor, position: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-    """Move to the right (magnitude > 0) or left by whole pixels; magnitude is a share of the width."""
-    columns, rows = _places(magnitude, size)
-    return columns - (magnitude[:, None] * size[1]).round().long(), rows
+TRANSLATION_X = (1.0, 0.0, 0.0)
+"""Kind of `take` that moves to the right (magnitude > 0) or left by whole pixels; magnitude is a share of the width."""
+TRANSLATION_Y = (0.0, 1.0, 0.0)
+"""Kind that moves down (magnitude > 0) or up by whole pixels; magnitude is a share of the height."""
+CROP = (0.0, 0.0, 1.0)
+"""Kind that pads by reflection and cuts out the original size at the offset that the position names (x, y; .5 is the
+middle); magnitude is the padding as a share of each side, rounded up to whole pixels, at most .5."""
 
 
-def translation_y(magnitude: Tensor, position: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-    """Move down (magnitude > 0) or up by whole pixels; magnitude is a share of the height."""
-    columns, rows = _places(magnitude, size)
-    return columns, rows - (magnitude[:, None] * size[0]).round().long()
+def take(images: Tensor, magnitude: Tensor, position: Tensor, right: Tensor, down: Tensor, crop: Tensor) -> None:
+    """Move images by whole pixels: by the magnitude times ``right`` and ``down``, as a share of the side, or where
+    ``crop`` is 1, by up to the magnitude, as the position says; what enters an image that is cropped is its reflection.
 
-
-def crop(magnitude: Tensor, position: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-    """Pad by reflection and cut out the original size at the offset that `position` names (x, y; .5 is the middle).
-
-    Magnitude is the padding as a share of each side, rounded up to whole pixels, at most .5.
+    No image is moved by its whole side or more.
     """
-    columns, rows = _places(magnitude, size)
-    down, across = (_offset(magnitude * side, position[:, 1 - axis]) for axis, side in enumerate(size))
-    return _reflect(columns + across, size[1]), _reflect(rows + down, size[0])
-
-
-def take(images: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
-    """Take the pixels at whole columns (n, W) and rows (n, H), black where these lie outside the image."""
     height, width = images.shape[-2:]
-    inside = _within(rows, height)[:, :, None] * _within(columns, width)[:, None, :]
-    flat = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
-    taken = images.flatten(2).gather(2, flat.flatten(1)[:, None].expand(-1, images.shape[1], -1))
-    return taken.view(images.shape).mul_(inside[:, None])
+    columns, in_columns = _source(width, magnitude, right, position[:, 0], crop, images)
+    rows, in_rows = _source(height, magnitude, down, position[:, 1], crop, images)
+    places = (rows * width)[:, :, None] + columns[:, None, :]
+    taken = images.flatten(2).gather(2, places.flatten(1)[:, None].expand(-1, images.shape[1], -1))
+    inside = in_rows[:, None, :, None] * in_columns[:, None, None, :]
+    torch.mul(taken.view(images.shape), inside, out=images)
 
 
-def cutout(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
+def _source(
+    side: int, magnitude: Tensor, shift: Tensor, position: Tensor, crop: Tensor, images: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return from which row or column, int64 (n, side), each takes its pixels, and 1 where these are seen, else 0."""
+    padding = (magnitude * side).ceil() * crop
+    offset = (position * (2 * padding + 1)).floor() - padding - (magnitude * shift * side).round()
+    wanted = torch.arange(float(side), device=images.device) + offset[:, None]
+    found = side - 1 - (side - 1 - wanted.abs()).abs()
+    inside = torch.eq(found, wanted, out=wanted)
+    return found.long(), torch.maximum(inside, crop[:, None])
+
+
+def cutout(images: Tensor, magnitude: Tensor, position: Tensor) -> None:
     """Blacken a rectangle around `position` (x, y as shares of width and height; DeVries & Taylor, arXiv 1708.04552).
 
     Magnitude is the rectangle's share of each side; what falls outside the image is lost, and a pixel is black if its
@@ -92,27 +87,12 @@ def cutout(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
     hidden = (
         _nearer(down - position[:, 1:], half)[:, None, :, None] * _nearer(across - position[:, :1], half)[:, None, None]
     )
-    return torch.addcmul(images, images, hidden, value=-1)
+    images.addcmul_(images, hidden, value=-1)
 
 
-def horizontal_flip(images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
+def horizontal_flip(images: Tensor, magnitude: Tensor, position: Tensor) -> None:
     """Mirror left and right; magnitude and position are ignored."""
-    return images.flip(-1)
-
-
-def _offset(padding: Tensor, position: Tensor) -> Tensor:
-    padding = padding.ceil()
-    return ((position * (2 * padding + 1)).floor() - padding).long()[:, None]
-
-
-def _reflect(index: Tensor, size: int) -> Tensor:
-    return size - 1 - (size - 1 - index.abs()).abs()
-
-
-def _places(magnitude: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-    """Column (n, W) and row (n, H) numbers for as many images as magnitudes."""
-    rows, columns = (torch.arange(side, device=magnitude.device).expand(len(magnitude), -1) for side in size)
-    return columns, rows
+    images.copy_(images.flip(-1))
 
 
 def _from_centre(side: int, images: Tensor) -> Tensor:
@@ -126,8 +106,3 @@ def _from_centre(side: int, images: Tensor) -> Tensor:
 def _nearer(distance: Tensor, limit: Tensor | float) -> Tensor:
     """1 where a distance, of either sign, is below a limit, and 0 elsewhere; in the memory of the distance."""
     return torch.lt(distance.abs_(), limit, out=distance)
-
-
-def _within(index: Tensor, size: int) -> Tensor:
-    """1 where an index lies in 0..size-1, and 0 elsewhere."""
-    return ((index >= 0) & (index < size)).float()
