@@ -36,9 +36,9 @@ def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     assert float(rows[-1]["policy_entropy"]) != float(rows[0]["policy_entropy"])
     assert "identity>identity" in rows[0]["policy_top_pairs"]
-    assert [row["searching"] for row in rows] == ["1", "1", "0", "0", "0", "0"], (
-        "the search keeps to its share of the run"
-    )
+    searching = [row["searching"] for row in rows]
+    assert searching[0] == "1"
+    assert searching[2:] == ["0"] * 4, "the search keeps to its share of the run, if it has not ended before"
     changes = [sum(float(v) for k, v in row.items() if k.startswith("change_")) for row in rows]
     assert changes[0] > 0
     assert changes[-1] == 0

@@ -106,6 +106,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("augmentation.temperature", 1e-4, 100.0),
     ("augmentation.harm", 0.0, 100.0),
     ("augmentation.full_gap", 0.001, 1.0),
+    ("augmentation.until", 0.0, 1.0),
     ("augmentation.identity", 0.001, 0.999),
     ("augmentation.learning_rate", 0.0, 10.0),
     ("hyperparameters.learning_rate", 1e-8, 100.0),

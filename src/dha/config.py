@@ -86,6 +86,8 @@ class AugmentationConfig(Section):
             that it adds to training images; less beyond ``full_gap``.
         full_gap: of the generalisation rule, the generalisation gap, in units of the validation loss, from which on
             every image is augmented.
+        until: share of the run after which training images are left alone, so that the last steps see images as they
+            are; not of a fixed policy, which is applied to the end.
         structure: "slots" (one softmax for each of the two operations) or "pairs" (a free matrix over all ordered
             pairs).
         identity: probability of leaving the image alone, in each of the two slots, at the start.
@@ -95,9 +97,10 @@ class AugmentationConfig(Section):
 
     rule: Literal["generalisation", "validation", "adversarial", "fixed"] = "generalisation"
     memory: float = 0.5
-    temperature: float = 0.1
+    temperature: float = 0.3
     harm: float = 2.0
     full_gap: float = 0.2
+    until: float = 0.9
     structure: Literal["slots", "pairs"] = "slots"
     identity: float = 0.5
     start: str | None = None

@@ -112,7 +112,8 @@ class JointTraining:
             if due and learner.rule is not None:
                 with self._quietly():
                     probe = learner.probe(self._losses, smaller, labels)
-            smaller, draws = learner.augment(smaller)
+            if progress < learner.until:
+                smaller, draws = learner.augment(smaller)
         inputs = self._normalise(smaller)
 
         hyper = self.hyper

@@ -39,6 +39,7 @@ class PolicyLearning:
         rule: the generalisation rule, or None where it is another.
         by_validation: whether the rule asks for alignments with the validation gradient.
         by_signal: whether it learns from what ``note`` is told.
+        until: share of the run after which images are left alone.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class PolicyLearning:
         self.rule: GeneralisationRule | None = None
         self.by_validation = settings.rule == "validation"
         self.by_signal = settings.rule in ("validation", "adversarial")
+        self.until = 1.0 if settings.rule == "fixed" else settings.until
         if settings.rule == "generalisation":
             self.rule = GeneralisationRule(
                 policy, settings.temperature, settings.harm, settings.memory, settings.full_gap

@@ -12,7 +12,7 @@ def learned(train, validation, losses=(0.2, 1.0), probes=40, noise=0.3, **settin
     """Run the rule on losses that the operations change by given means, and return it."""
     generator = torch.Generator().manual_seed(0)
     policy = AugmentationPolicy(NAMES, settings.pop("structure", "slots"), 0.5)
-    rule = GeneralisationRule(policy, **settings)
+    rule = GeneralisationRule(policy, **{"temperature": 0.1, **settings})
     for index in range(probes):
         draws = rule.probe(64, generator), rule.probe(48, generator)
         plain = torch.full((64,), losses[0]), torch.full((48,), losses[1])
@@ -71,6 +71,12 @@ def test_harm_weighs_less_where_every_image_is_touched_and_the_gap_is_larger_sti
     assert learned([0.0] * 4, [0.0] * 4, (0.1, 1.0), harm=1.1).harm_weight == 1.1
 
 
+def test_no_more_than_the_whole_validation_loss_can_be_closed():
+    rule = learned([0.0, 1.6, 0.8, 0.0], [0.0, 0.9, 0.3, 0.0], (0.3, 1.0), noise=0.0)
+    expected = torch.tensor([0.0, 1.0 - LEAST_HARM * 0.9, 0.8 - LEAST_HARM * 0.3, 0.0])
+    torch.testing.assert_close(rule.worth(), expected, rtol=0, atol=1e-4)
+
+
 def test_how_many_images_are_touched_follows_the_gap():
     def touched(train_loss):
         rule = learned([0.0, 0.5, 0.5, 0.5], [0.0, 0.0, 0.0, 0.0], losses=(train_loss, 1.0), noise=0.0, full_gap=0.4)
@@ -92,7 +98,7 @@ def test_what_is_uncertain_is_not_preferred():
 @pytest.mark.parametrize("sign", [1, -1])
 def test_intensities_that_are_worth_more_are_drawn_more_often(sign):
     generator = torch.Generator().manual_seed(0)
-    rule = GeneralisationRule(AugmentationPolicy(NAMES))
+    rule = GeneralisationRule(AugmentationPolicy(NAMES), temperature=0.1)
     for index in range(60):
         draws = rule.probe(64, generator), rule.probe(64, generator)
         rotated = draws[0].pairs[:, 0] == NAMES.index("rotate")

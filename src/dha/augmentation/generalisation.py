@@ -7,7 +7,9 @@ validation loss:
 
     worth(o, v) = (E_train[loss(o_v(x)) - loss(x)] - harm E_validation[loss(o_v(x)) - loss(x)]) / L_val,
 
-linear in the intensity v of the operation. Each of the two slots touches an image with probability
+linear in the intensity v of the operation. No gap is larger than the whole validation loss, so that the first term
+counts up to 1: what makes training images harder still does not close anything any more. Each of the two slots touches
+an image with probability
 
     strength = min(1, (1 - L_train / L_val) / full_gap),
 
@@ -41,8 +43,7 @@ LOSS_MEMORY = 0.05
 """Share of the run after which a loss on untouched images counts 1/e in the gap."""
 LEAST_HARM = 1.6
 """The least that a nat of loss on unseen images weighs against one on training images. Above 1: an operation after
-which both are equally hard, because it leaves nothing of the images, would else always be worth something. At 1.25 half
-of the images were inverted where unseen ones did not bear it (``tests/test_policy_learning.py`` with 52 steps)."""
+which both are equally hard, because it leaves nothing of the images, would else always be worth something."""
 _ESTIMATES = ("sums", "total", "progress", "loss")
 
 
@@ -64,7 +65,7 @@ class GeneralisationRule:
     def __init__(
         self,
         policy: AugmentationPolicy,
-        temperature: float = 0.1,
+        temperature: float = 0.3,
         harm: float = 2.0,
         memory: float = 0.5,
         full_gap: float = 0.2,
@@ -155,7 +156,8 @@ class GeneralisationRule:
         variances = (d_squared - d * d / n - slopes * (products - v * d / n)).clamp_min(0) / n**2
         harm = self.harm_weight
         error = (variances[0] + harm**2 * variances[1]).sqrt()
-        return levels[0] - harm * levels[1], slopes[0] - harm * slopes[1], error
+        closed, steeper = levels[0].clamp_max(1.0), slopes[0].masked_fill(levels[0] > 1, 0.0)
+        return closed - harm * levels[1], steeper - harm * slopes[1], error
 
     def worth(self) -> Tensor:
         """Return the estimated worth of every operation at medium intensity, (K,); 0 for leaving the image alone."""
