@@ -47,8 +47,8 @@ def begin(launcher, out, network, *more):
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
 
 
-# Operations without bytes, edges and whole pixels: with these, even runs of one process drift 7e-3 apart when their
-# weights begin 2e-7 apart, because rounding decides.
+# Operations that round to no bytes or whole pixels: with all operations, even runs of one process end 7e-3 apart when
+# their weights begin 2e-7 apart, because rounding decides.
 SMOOTH = ("identity", "auto_contrast", "solarize", "contrast", "brightness", "sharpness", "horizontal_flip")
 
 

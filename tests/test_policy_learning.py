@@ -43,14 +43,18 @@ def test_a_fixed_policy_is_applied_and_never_moves(splits, small, tmp_path, lear
     assert len(torch.cat([draws.pairs for draws in applied]).unique(dim=0)) == 9
 
 
-def test_the_last_steps_see_images_as_they_are(splits, small):
-    settings = AugmentationConfig(identity=0.001, until=0.8)
-    batches, joint, learner = begin(splits, small(learn="augmentation", every=100, augmentation=settings))
-    applied, augment = [], learner.augment
+@pytest.mark.parametrize("rule", ["generalisation", "validation", "adversarial"])
+def test_the_last_steps_see_images_as_they_are_and_move_no_policy(splits, small, rule):
+    settings = AugmentationConfig(rule=rule, identity=0.001, until=0.8)
+    batches, joint, learner = begin(splits, small(learn="augmentation", every=1, settle=1.0, augmentation=settings))
+    applied, policies, augment = [], [], learner.augment
     learner.augment = lambda images: applied.append(progress) or augment(images)
     for progress, batch in zip((0.0, 0.5, 0.79, 0.8, 0.99), batches, strict=False):
         joint.step(*batch, progress=progress)
+        policies.append(learner.policy.to_dict())
     assert applied == [0.0, 0.5, 0.79]
+    assert policies[0] != policies[2]
+    assert policies[2] == policies[3] == policies[4]
 
 
 def test_without_a_file_a_fixed_policy_is_the_one_near_identity(splits, small):

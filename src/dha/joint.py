@@ -106,14 +106,15 @@ class JointTraining:
             The loss of each image and whether it was classified correctly, both (N,), on the device.
         """
         due = not self.settled and self.steps % self.config.every == 0
-        learner, draws, probe = self.learner, None, None
+        # From ``until`` on there is no policy: it is neither applied nor moved.
+        learner = self.learner if self.learner is not None and progress < self.learner.until else None
+        draws, probe = None, None
         smaller = pixels(images, self.side(progress))
         if learner is not None:
             if due and learner.rule is not None:
                 with self._quietly():
                     probe = learner.probe(self._losses, smaller, labels)
-            if progress < learner.until:
-                smaller, draws = learner.augment(smaller)
+            smaller, draws = learner.augment(smaller)
         inputs = self._normalise(smaller)
 
         hyper = self.hyper

@@ -39,7 +39,7 @@ class PolicyLearning:
         rule: the generalisation rule, or None where it is another.
         by_validation: whether the rule asks for alignments with the validation gradient.
         by_signal: whether it learns from what ``note`` is told.
-        until: share of the run after which images are left alone.
+        until: share of the run after which the policy is neither applied nor moved.
     """
 
     def __init__(

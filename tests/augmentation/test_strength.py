@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from dha.augmentation import OPERATIONS
-from dha.augmentation.strength import STEEPEST, intensity, log_mean_exp, signed, tilted
+from dha.augmentation.operations import signed
+from dha.augmentation.strength import STEEPEST, intensity, log_mean_exp, tilted
 
 
 @pytest.mark.parametrize("tilt", [-STEEPEST, -2.0, 0.0, 5e-4, 0.3, 4.0, STEEPEST])

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dha.augmentation.operations import OPERATIONS, magnitudes
+from dha.augmentation.operations import OPERATIONS, signed
+from dha.augmentation.strength import magnitudes
 from dha.engine import to_device
 
 
@@ -43,7 +44,7 @@ def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, unif
     """
     table = _table(tuple(names))
     places = table.places[choices]
-    magnitude = magnitudes(table.low[choices], table.high[choices], table.signed[choices], uniforms[..., 0])
+    magnitude = magnitudes(table.low[choices], table.high[choices], uniforms[..., 0], table.signed[choices])
     numbers = torch.cat([magnitude[..., None], uniforms[..., 1:], table.kinds[choices]], -1)
     where = torch.arange(len(images))  # each image lies now
     moves, ordered, counts = [], [], []
@@ -78,6 +79,6 @@ def _table(names: tuple[str, ...]) -> _Table:
         places=torch.tensor([functions.index(operation.function) for operation in operations]),
         low=torch.tensor([operation.low for operation in operations]),
         high=torch.tensor([operation.high for operation in operations]),
-        signed=torch.tensor([operation.signed for operation in operations]),
+        signed=signed(names),
         kinds=torch.tensor([operation.kind + (0.0,) * (most - len(operation.kind)) for operation in operations]),
     )

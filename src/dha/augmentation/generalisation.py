@@ -33,8 +33,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dha.augmentation.operations import signed
 from dha.augmentation.policy import AugmentationPolicy, Draws
-from dha.augmentation.strength import STEEPEST, intensity, log_mean_exp, signed
+from dha.augmentation.strength import STEEPEST, intensity, log_mean_exp
 from dha.errors import DhaError
 
 PRIOR = 8.0

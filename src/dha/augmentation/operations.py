@@ -1,12 +1,13 @@
 """The table of image operations: name -> function and magnitude range."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dha.augmentation import geometry, intensity
+from dha.augmentation.strength import magnitudes
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Operation:
 
     def magnitude(self, strength: Tensor) -> Tensor:
         """Map uniform numbers in [0, 1) to uniform magnitudes: low to high, or for a signed operation both signs."""
-        return magnitudes(self.low, self.high, torch.tensor(self.signed, device=strength.device), strength)
+        return magnitudes(self.low, self.high, strength, torch.full_like(strength, self.signed, dtype=torch.bool))
 
     def apply(self, images: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
         """Return new images after the operation with magnitudes (n,) and positions (n, 2)."""
@@ -41,13 +42,6 @@ class Operation:
     def __call__(self, images: Tensor, uniforms: Tensor) -> Tensor:
         """Return new images, with the magnitude and position that uniforms (n, 3) in [0, 1) stand for."""
         return self.apply(images, self.magnitude(uniforms[:, 0]), uniforms[:, 1:])
-
-
-def magnitudes(low: Tensor | float, high: Tensor | float, signed: Tensor, strength: Tensor) -> Tensor:
-    """Map uniform numbers in [0, 1) to uniform magnitudes between low and high, of both signs where ``signed``."""
-    spread = 2 * strength - 1
-    size = low + (high - low) * torch.where(signed, spread.abs(), strength)
-    return torch.where(signed, spread.sign() * size, size)
 
 
 # Ranges as in AutoAugment (Cubuk et al., CVPR 2019) and RandAugment (Cubuk et al., 2020).
@@ -71,3 +65,8 @@ OPERATIONS: dict[str, Operation] = {
     "horizontal_flip": Operation(geometry.horizontal_flip),
     "crop": Operation(geometry.take, low=0.125, high=0.125, kind=geometry.CROP),
 }
+
+
+def signed(names: Sequence[str]) -> Tensor:
+    """Return which of some operations have magnitudes of both signs, bool (K,)."""
+    return torch.tensor([OPERATIONS[name].signed for name in names])

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dha.augmentation.batched import apply_operations
-from dha.augmentation.operations import OPERATIONS
-from dha.augmentation.strength import STEEPEST, signed, tilted
+from dha.augmentation.operations import OPERATIONS, signed
+from dha.augmentation.strength import STEEPEST, tilted
 from dha.engine import write_text
 from dha.errors import DhaError
 

@@ -7,15 +7,8 @@ at 0, mostly weak below, mostly strong above. It is what a softmax over candidat
 import torch
 from torch import Tensor
 
-from dha.augmentation.operations import OPERATIONS
-
 STEEPEST = 8.0
 """The largest tilt either way: the mean then is 1/8 from an end."""
-
-
-def signed(operations: tuple[str, ...]) -> Tensor:
-    """Return which operations have magnitudes of both signs, bool (K,)."""
-    return torch.tensor([OPERATIONS[name].signed for name in operations])
 
 
 def intensity(uniforms: Tensor, both: Tensor) -> Tensor:
@@ -26,6 +19,19 @@ def intensity(uniforms: Tensor, both: Tensor) -> Tensor:
         both: whether the operation is signed, bool of the same shape.
     """
     return torch.where(both, (2 * uniforms - 1).abs(), uniforms)
+
+
+def magnitudes(low: Tensor | float, high: Tensor | float, uniforms: Tensor, both: Tensor) -> Tensor:
+    """Return magnitudes from low to high for the strength numbers that operations take, of both signs where ``both``.
+
+    Args:
+        low: end of the range where an operation is weakest, of the shape of the others or one number.
+        high: the other end.
+        uniforms: strengths, in [0, 1), any shape.
+        both: whether the operation is signed, bool of the same shape.
+    """
+    size = low + (high - low) * intensity(uniforms, both)
+    return torch.where(both, (2 * uniforms - 1).sign() * size, size)
 
 
 def tilted(uniforms: Tensor, tilts: Tensor, both: Tensor) -> Tensor:
