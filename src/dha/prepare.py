@@ -6,16 +6,20 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
-from dha.architecture import Limits, Size, drop_paths, given_limits, given_network, head_weights, search_network
+from dha.architecture import Limits, Size, drop_paths, given_limits, given_network, head_weights, search_network, whiten
 from dha.augmentation import OPERATIONS, AugmentationPolicy
 from dha.automatic import SEARCHED_PASSES, SHARE, affordable, choose_size, fastest, open_precisions
 from dha.config import PARTS, Config, learned_parts, parse_budget
-from dha.data import Batches, Preprocessing, Splits, on_device
+from dha.data import Batches, LabelledImages, Preprocessing, Splits, on_device
 from dha.engine import set_precision
 from dha.errors import DhaError
 from dha.joint import JointTraining
 from dha.pace import seconds_by_choice, seconds_per_image
+
+WHITENED, CENTRE = 512, 32
+"""Training images, and side in pixels of the centre of each, that the first filters are whitened by."""
 
 
 def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric: Fabric) -> Config:
@@ -78,6 +82,7 @@ def prepare(
         )
     shape = preprocessing.channels, preprocessing.image_size, preprocessing.image_size
     if config.network is None:
+        whiten(network, preprocessing.normalise(centres(splits.train)).to(device))
         most: dict[str, Any] = {}
         if config.budget is not None and "architecture" in learn:
             timed = build(config, preprocessing, len(splits.classes), fabric.device)
@@ -96,6 +101,14 @@ def prepare(
     if joint.searching and "architecture" not in learn:
         joint.finish_search()
     return batches, everything, validation, joint
+
+
+def centres(images: LabelledImages) -> Tensor:
+    """Return the centres of some images, spread over all of them, float32 (N, C, S, S) in [0, 1]."""
+    some = images.select(torch.arange(0, len(images), -(-len(images) // WHITENED)))
+    side = min(CENTRE, images.shape[-1])
+    start = (images.shape[-1] - side) // 2
+    return some.images[..., start : start + side, start : start + side].float() / 255
 
 
 def starting_policy(config: Config, preprocessing: Preprocessing) -> AugmentationPolicy:

@@ -15,6 +15,7 @@ from dha.architecture.residual import BRANCHES, ResidualNetwork
 from dha.architecture.spaces import SIZES, Size, plain_network, search_network
 from dha.architecture.sparse import Recovery, SparseCodes, lasso
 from dha.architecture.timing import candidate_seconds
+from dha.architecture.whitening import whiten
 
 __all__ = [
     "BRANCHES",
@@ -53,4 +54,5 @@ __all__ = [
     "referred",
     "search_network",
     "sparse_codes",
+    "whiten",
 ]
