@@ -20,7 +20,7 @@ from dha.augmentation import (
     validation_gradient,
 )
 from dha.config import AugmentationConfig
-from dha.engine import HostCopy, gathered, one_thread
+from dha.engine import HostCopy, gathered
 
 Probe = tuple[Draws, Tensor, Tensor]
 """What was tried on some images, and their losses without and with it."""
@@ -61,7 +61,7 @@ class PolicyLearning:
     def augment(self, images: Tensor) -> tuple[Tensor, Draws]:
         """Return images, float32 (N, C, H, W) in [0, 1], augmented, and the draws of the batch of all processes."""
         draws = self.policy.draw(len(images) * self.fabric.world_size, self.generator)
-        return self._apply(images, draws), draws
+        return self.policy.apply(images, self._mine(draws)), draws
 
     @torch.no_grad()
     def probe(
@@ -78,7 +78,7 @@ class PolicyLearning:
         assert self.rule is not None
         draws = self.rule.probe(len(labels) * self.fabric.world_size, self.generator)
         plain = losses(images, labels) if known is None else known
-        changed = losses(self._apply(images, draws), labels)
+        changed = losses(self.policy.apply(images, self._mine(draws)), labels)
         return draws, gathered(plain, self.fabric), gathered(changed, self.fabric)
 
     def learn(self, seen: Probe, unseen: Probe, progress: float) -> None:
@@ -116,9 +116,8 @@ class PolicyLearning:
             logits.grad = gradient
         self.optimizer.step()
 
-    def _apply(self, images: Tensor, draws: Draws) -> Tensor:
-        with one_thread():
-            return self.policy.apply(images, draws.part(self.fabric.global_rank, self.fabric.world_size))
+    def _mine(self, draws: Draws) -> Draws:
+        return draws.part(self.fabric.global_rank, self.fabric.world_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the policy, what its rule knows, and what is measured but not learned from yet."""

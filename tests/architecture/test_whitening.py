@@ -14,10 +14,10 @@ def smooth_images(channels):
 
 
 def test_filters_are_the_scaled_principal_components_of_patches():
-    images, convolution = smooth_images(3), nn.Conv2d(3, 20, 3, padding=1, bias=False)
+    images, convolution = smooth_images(3), nn.Conv2d(3, 27, 3, padding=1, bias=False)
     whiten(convolution, images)
     patches = F.unfold(images, 3).transpose(1, 2).reshape(-1, 27).numpy()
-    components = PCA(20, svd_solver="full").fit(patches)
+    components = PCA(27, svd_solver="full").fit(patches)
     filters = convolution.weight.detach().flatten(1).numpy()
     # Which way a component points is open.
     filters *= np.sign((filters * components.components_).sum(1, keepdims=True))
@@ -38,7 +38,14 @@ def test_outputs_are_uncorrelated_and_a_second_set_of_filters_has_the_other_sign
     torch.testing.assert_close(weights[18:], before[18:])
 
 
+def test_fewer_filters_than_components_stay_as_they_are():
+    convolution = nn.Conv2d(3, 26, 3)
+    before = convolution.weight.detach().clone()
+    whiten(convolution, smooth_images(3))
+    torch.testing.assert_close(convolution.weight.detach(), before, rtol=0, atol=0)
+
+
 def test_blank_images_leave_filters_finite():
-    network = nn.Conv2d(1, 4, 3)
+    network = nn.Conv2d(1, 9, 3)
     whiten(network, torch.zeros(3, 1, 8, 8))
     assert network.weight.isfinite().all()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dha import DhaError
-from dha.engine import HostCopy, make_fabric, one_thread, precision_of, set_precision
+from dha.engine import HostCopy, make_fabric, precision_of, set_precision
 
 
 def test_automatic_choice_is_a_device_of_this_machine():
@@ -45,19 +45,3 @@ def test_host_copy_holds_the_values(device):
     copy = HostCopy(values).wait()
     assert copy.device.type == "cpu"
     assert copy.tolist() == [0, 1, 2, 3, 4]
-
-
-def test_one_thread_lasts_as_long_as_its_block_even_if_that_fails():
-    def fail():
-        with one_thread():
-            assert torch.get_num_threads() == 1
-            raise ValueError("failed")
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(ValueError, match="failed"):
-            fail()
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)

@@ -19,13 +19,15 @@ def whiten(network: nn.Module, images: Tensor) -> None:
 
     The filters are the principal components of the patches that it sees, largest variance first and each scaled to an
     output of unit variance; more filters than there are components begin with their negatives, what is beyond those
-    stays as it is.
+    stays as it is. With fewer filters than components nothing changes: the largest ones are without detail.
 
     Args:
         network: the first ``nn.Conv2d`` among its modules sees the images.
         images: normalised, (N, C, H, W), with more than a filter's weights of patches among them.
     """
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    if len(first.weight) < first.weight[0].numel():
+        return
     patches = F.unfold(images, first.kernel_size).transpose(0, 1).flatten(1)
     variances, components = torch.linalg.eigh(patches.cov().double())
     filters = (components / (variances + FLATTEST).sqrt()).flip(1).T.view(-1, *first.weight.shape[1:])

@@ -3,15 +3,7 @@
 from dha.engine.averaging import MovingAverage, WeightAverage, estimate_statistics
 from dha.engine.budget import Budget
 from dha.engine.checkpoints import Checkpoints, lock
-from dha.engine.device import (
-    HostCopy,
-    computes_in_bf16,
-    make_fabric,
-    one_thread,
-    precision_of,
-    set_precision,
-    to_device,
-)
+from dha.engine.device import HostCopy, computes_in_bf16, make_fabric, precision_of, set_precision, to_device
 from dha.engine.files import replaced_folder, write_bytes, write_text
 from dha.engine.parallel import Agreement, averaged, check_agreed, everywhere, gathered, summed
 from dha.engine.signals import Stop
@@ -33,7 +25,6 @@ __all__ = [
     "gathered",
     "lock",
     "make_fabric",
-    "one_thread",
     "precision_of",
     "replaced_folder",
     "set_precision",

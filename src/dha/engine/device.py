@@ -4,8 +4,6 @@ import ctypes
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -103,19 +101,6 @@ def computes_in_bf16(device: str) -> bool:
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy from the host without waiting: for CUDA from pinned memory, which torch keeps until the copy is done."""
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread of the CPU while the block lasts: many small operations are faster so, because
-    threads wait for each other after every one.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class HostCopy:
