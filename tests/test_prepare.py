@@ -2,13 +2,14 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from dha import DhaError
 from dha.augmentation import AugmentationPolicy
 from dha.data import Preprocessing, load_source, split
 from dha.engine import make_fabric
 from dha.fit import run
-from dha.prepare import resolve
+from dha.prepare import prepare, resolve
 
 
 def test_nothing_set_means_a_budget_by_the_number_of_images(small):
@@ -31,3 +32,18 @@ def test_a_run_can_start_from_the_policy_of_another(small, tmp_path):
     config.augmentation.set_params(start=str(tmp_path / "nothing.json"))
     with pytest.raises(DhaError, match=r"nothing.json' cannot be read"):
         run("digits", config=config)
+
+
+@pytest.mark.parametrize(("width", "whitened"), [(8, False), (12, True)])
+def test_training_begins_with_filters_that_whiten_where_there_are_enough_of_them(small, width, whitened):
+    splits = split(load_source("digits"), validation_fraction=0.1, test_fraction=0.0, seed=0)
+    preprocessing, fabric = Preprocessing(8, 1, (0.3,), (0.4,)), make_fabric("cpu", "32", 8)
+    config = small(space="residual")
+    config.architecture.set_params(width=width, depth=1)
+    config = resolve(config, splits, preprocessing, fabric)
+    *_, joint = prepare(splits, preprocessing, config, fabric)
+    filters = next(joint.plain.parameters())
+    outputs = F.conv2d(joint.inputs(splits.train.images), filters)[:, :9].transpose(0, 1).flatten(1)
+    off_diagonal = outputs.corrcoef() - torch.eye(outputs.shape[0])
+    assert filters.shape == (width, 1, 3, 3)
+    assert (off_diagonal.abs().max() < 0.1) == whitened

@@ -82,7 +82,7 @@ def prepare(
         )
     shape = preprocessing.channels, preprocessing.image_size, preprocessing.image_size
     if config.network is None:
-        whiten(network, preprocessing.normalise(centres(splits.train)).to(device))
+        whiten(network, preprocessing.normalise(centres(splits.train)))
         most: dict[str, Any] = {}
         if config.budget is not None and "architecture" in learn:
             timed = build(config, preprocessing, len(splits.classes), fabric.device)
