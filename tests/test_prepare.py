@@ -6,10 +6,10 @@ from torch.nn import functional as F
 
 from dha import DhaError
 from dha.augmentation import AugmentationPolicy
-from dha.data import Preprocessing, load_source, split
+from dha.data import LabelledImages, Preprocessing, load_source, split
 from dha.engine import make_fabric
 from dha.fit import run
-from dha.prepare import prepare, resolve
+from dha.prepare import CENTRE, WHITENED, centres, prepare, resolve
 
 
 def test_nothing_set_means_a_budget_by_the_number_of_images(small):
@@ -47,3 +47,15 @@ def test_training_begins_with_filters_that_whiten_where_there_are_enough_of_them
     off_diagonal = outputs.corrcoef() - torch.eye(outputs.shape[0])
     assert filters.shape == (width, 1, 3, 3)
     assert (off_diagonal.abs().max() < 0.1) == whitened
+
+
+@pytest.mark.parametrize(("count", "step"), [(3, 1), (WHITENED, 1), (WHITENED + 1, 2)])
+def test_centres_are_of_images_from_first_to_last(count, step):
+    images = torch.randint(256, (count, 1, CENTRE + 8, CENTRE + 8), dtype=torch.uint8)
+    found = centres(LabelledImages(images, torch.zeros(count, dtype=torch.int64)))
+    torch.testing.assert_close(found, images[::step, :, 4:-4, 4:-4] / 255)
+
+
+def test_small_images_are_their_own_centres():
+    images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    torch.testing.assert_close(centres(LabelledImages(images, torch.zeros(2, dtype=torch.int64))), images / 255)

@@ -17,6 +17,7 @@ from dha.engine import set_precision
 from dha.errors import DhaError
 from dha.joint import JointTraining
 from dha.pace import seconds_by_choice, seconds_per_image
+from dha.resizing import pixels
 
 WHITENED, CENTRE = 512, 32
 """Training images, and side in pixels of the centre of each, that the first filters are whitened by."""
@@ -105,10 +106,11 @@ def prepare(
 
 def centres(images: LabelledImages) -> Tensor:
     """Return the centres of some images, spread over all of them, float32 (N, C, S, S) in [0, 1]."""
-    some = images.select(torch.arange(0, len(images), -(-len(images) // WHITENED)))
     side = min(CENTRE, images.shape[-1])
     start = (images.shape[-1] - side) // 2
-    return some.images[..., start : start + side, start : start + side].float() / 255
+    # One by one, so that of large images nothing but their centres is held in memory.
+    chosen = (images[index][0] for index in range(0, len(images), -(-len(images) // WHITENED)))
+    return pixels(torch.stack([image[:, start : start + side, start : start + side] for image in chosen]), side)
 
 
 def starting_policy(config: Config, preprocessing: Preprocessing) -> AugmentationPolicy:
