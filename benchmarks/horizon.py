@@ -47,10 +47,8 @@ def measure_rate(source: str, rate: float, steps: int, horizons: Sequence[int], 
     cosines: dict[int, list[float]] = {horizon: [] for horizon in horizons}
     gradient = joint._held_out_gradient
 
-    def compare(
-        active: Sequence[Tensor], images: Tensor, labels: Tensor, smoothing: float
-    ) -> tuple[Sequence[Tensor], Tensor]:
-        held_out, losses = gradient(active, images, labels, smoothing)
+    def compare(active: Sequence[Tensor], images: Tensor, labels: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+        held_out, losses = gradient(active, images, labels)
         for horizon, average in averages.items():
             past = dict(zip(average.weights, average.values, strict=True))
             way = [past[weight] - weight.detach() for weight in active]

@@ -2,10 +2,10 @@
 
     python benchmarks/speed.py --tasks residual wide cells mobile --blocks 5 --device cpu
 
-`residual` is 16 wide, `wide` 32. Images have their full size all the time. Everything runs side by side: blocks of
-steps of every row take turns, a figure is the median over the blocks, and a block is as long as it takes for everything
-that the row learns now and then to be learned once. On one thread of a CPU the clock is that of the process, which
-stands still while other programs have the core. Rows:
+`residual` is 16 wide, `wide` 32, and `large`, for a GPU, 128 and three times as deep. Images have their full size all
+the time. Everything runs side by side: blocks of steps of every row take turns, a figure is the median over the blocks,
+and a block is as long as it takes for everything that the row learns now and then to be learned once. On one thread of
+a CPU the clock is that of the process, which stands still while other programs have the core. Rows:
 
 - `plain`: the derived network, nothing learned beside its weights; and what torch does by itself with the same network:
   `torch, float32`, `torch, channels-last` and `torch, channels-last, bfloat16`, with `--compile` also that, compiled;
@@ -13,13 +13,14 @@ stands still while other programs have the core. Rows:
   `all, found`: after the search; `all, settled`: after everything that is learned has settled;
 - the parts alone: augmenting a batch by the policy that a run begins with, drawing a batch, recovering all codes.
 
-`memory` is the most that a process that does nothing else has held (of the device, on CUDA), "of it for steps" what
-that is over what it held before its first one. `peak` is the share of the matrix product's speed, measured in the same
-run, that the multiply-adds of the derived network reach, three passes' worth per step. Prints a Markdown table per task
-and writes speed.json.
+`memory` is the most that a process that does nothing else has held (on CUDA: what of the device its tensors have), "of
+it for steps" what that is over what it held before its first one. `peak` is the share of the matrix product's speed,
+measured in the same run, that the multiply-adds of the derived network reach, three passes' worth per step. Prints a
+Markdown table per task and writes speed.json.
 """
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
@@ -64,6 +65,7 @@ class Task:
 TASKS = {
     "residual": Task("residual", 32, 128, 16, 1, 40),
     "wide": Task("residual", 32, 128, 32, 1, 40),
+    "large": Task("residual", 32, 128, 128, 3, 40),
     "cells": Task("cells", 32, 64, 16, 8, 20),
     "mobile": Task("mobile", 224, 16, 32, 4, 224),
 }
@@ -201,17 +203,18 @@ def resident(what: str) -> float:
 
 
 def memory(name: str, row: str, device: str, threads: int) -> tuple[float, float]:
-    """Return the most MiB that this process holds in a block of steps, and how much more that is than before; to be
-    called in a process of its own.
+    """Return the most MiB that a block of steps holds with all that it works on, and how much more that is than before;
+    on a CPU, where all that the process holds counts, to be called in a process of its own.
     """
     torch.set_num_threads(threads)
+    others = torch.cuda.memory_allocated() if device == "cuda" else 0
     block = joint_block(name, row, device) if row in JOINT else torch_block(name, row, device)
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         block()
         most = torch.cuda.max_memory_allocated()
-        return most / 2**20, (most - before) / 2**20
+        return (most - others) / 2**20, (most - before) / 2**20
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the high-water mark
     block()
@@ -256,8 +259,12 @@ def measure(name: str, device: str, blocks: int, compiled: bool) -> dict[str, An
         middle = statistics.median(taken)
         rows[row] = {"ms": 1000 * middle, "ratio": middle / statistics.median(seconds["plain"])}
         if row in steps:
-            with ProcessPoolExecutor(1, context) as process:
-                used = process.submit(memory, name, row, device, torch.get_num_threads()).result()
+            if device == "cuda":
+                gc.collect()
+                used = memory(name, row, device, torch.get_num_threads())
+            else:
+                with ProcessPoolExecutor(1, context) as process:
+                    used = process.submit(memory, name, row, device, torch.get_num_threads()).result()
             rows[row]["MiB"], rows[row]["MiB_of_steps"] = used
             rows[row]["images_per_second"] = task.batch / middle
             rows[row]["peak"] = 3 * flops * task.batch / middle / speed
@@ -285,7 +292,7 @@ def table(rows: dict[str, Any]) -> str:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["residual", "wide", "cells", "mobile"])
     parser.add_argument("--blocks", type=int, default=5, help="timed blocks of steps per row")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="time the compiled network, too; takes minutes")

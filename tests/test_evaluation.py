@@ -48,7 +48,7 @@ def test_the_weights_with_the_lowest_validation_loss_are_delivered(run):
 def test_statistics_that_lag_are_replaced(run):
     batches, joint, splits, config = run
     joint.average = None
-    for norm in joint.norms:
+    for norm in joint.passes.norms:
         norm.running_var.mul_(100)
     arguments = splits.validation, joint.preprocessing, 64, torch.device("cpu")
     lagging = evaluate(joint.plain, *arguments)[0]

@@ -1,13 +1,15 @@
 import copy
 import itertools
 import math
+import warnings
 
 import pytest
 import torch
+from tests.emulation import EmulatedRecording
 from torch import nn
 from torch.nn import functional as F
 
-from dha import AugmentationConfig, Config, DhaError, HyperparametersConfig
+from dha import ArchitectureConfig, AugmentationConfig, Config, DhaError, HyperparametersConfig
 from dha.architecture import DropPath, drop_paths
 from dha.augmentation import AugmentationPolicy
 from dha.config import LEARNED
@@ -18,6 +20,7 @@ from dha.hyperparameters import cosine, cosine_schedule, smoothing_direction
 from dha.hyperparameters.learned_optimizer import DECAYS
 from dha.joint import JointTraining
 from dha.prepare import prepare, resolve
+from dha.skipping import WATCHED
 from dha.state import _joint_state, _load_joint
 
 
@@ -26,8 +29,8 @@ def splits():
     return split(load_source("digits"), validation_fraction=0.1, test_fraction=0.0, seed=0)
 
 
-def joint_training(splits, config):
-    fabric = make_fabric("cpu", "32", 8)
+def joint_training(splits, config, device="cpu"):
+    fabric = make_fabric(device, "32", 8)
     preprocessing = Preprocessing(8, 1, *measure(splits.train.images))
     config = resolve(config, splits, preprocessing, fabric)
     batches, *_, joint = prepare(splits, preprocessing, config, fabric)
@@ -113,7 +116,6 @@ def test_label_smoothing_moves_by_its_cosine_with_the_plain_loss(splits, small):
     held_out = next(iter(joint.validation))
     joint.validation = itertools.repeat(held_out)
     joint.hyper.smoothing.value.fill_(0.05)
-    joint.hyper.smoothing.late = 0.05
     joint.network.train()
     logits = copy.deepcopy(joint.plain)(joint.inputs(images))
     losses, _ = joint.step(images, labels, progress=0.0)
@@ -168,7 +170,7 @@ def test_a_network_without_branches_to_drop_is_refused(splits, small):
     with pytest.raises(DhaError, match=r"drop_path=0.1: nothing can be dropped.*residual"):
         joint_training(splits, small(hyperparameters=settings))
     brought_path = brought(DropPath(), hyperparameters=settings)
-    assert len(joint_training(splits, brought_path)[1].paths) == 1
+    assert len(joint_training(splits, brought_path)[1].passes.paths) == 1
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -199,7 +201,7 @@ def test_what_is_learned_goes_on_where_it_was(splits, small, optimizer):
         for j in joints
     ]
     assert values[0] == values[1]
-    assert len({joint.hyper.smoothing.late for joint in joints}) == 1
+    assert len({joint.hyper.smoothing.value.item() for joint in joints}) == 1
     assert len({joint.hyper.depth.probability.late for joint in joints}) == 1
     assert all(torch.equal(a, b) for a, b in zip(*(j.plain.state_dict().values() for j in joints), strict=True))
 
@@ -289,12 +291,12 @@ def test_dropout_is_off_where_policy_and_hyperparameters_learn(splits):
     held_out = next(joint.validation)
     joint.validation = itertools.repeat(held_out)
     (gradient, losses), (again, others) = (
-        joint._held_out_gradient(joint.weights, held_out[0] / 255, held_out[1], smoothing=0.1) for _ in range(2)
+        joint.passes.held_out(held_out[0] / 255, held_out[1], torch.tensor(0.1), joint.weights) for _ in range(2)
     )
     assert all(torch.equal(*pair) for pair in zip(gradient, again, strict=True))
     assert torch.equal(losses, others)
     inputs = joint.inputs(images)
-    signals = [joint._alignments(inputs, labels, joint.weights, gradient) for _ in range(2)]
+    signals = [joint.passes.alignments(inputs, labels, joint.weights, gradient) for _ in range(2)]
     assert torch.equal(*signals)
     assert all(module.training for module in joint.plain.modules())
     assert not torch.equal(joint.plain(inputs), joint.plain(inputs)), "and on where the weights do"
@@ -449,3 +451,101 @@ def _search_network(config):
 
     settings = config.architecture
     return CellSearchNetwork(1, 10, 8, cells=settings.depth, channels=settings.width, nodes=settings.nodes)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("space", ["cells", "residual", "mobile"])
+@pytest.mark.parametrize("found", [False, True])
+def test_the_step_never_waits_for_the_gpu(splits, small, space, found):
+    settings = HyperparametersConfig(learn=",".join(LEARNED), drop_path=0.1 if space != "cells" else 0.0)
+    config = small(space=space, every=3, device="cuda", hyperparameters=settings)
+    batches, joint = joint_training(splits, config, "cuda")
+    if found:
+        joint.finish_search()
+    joint.network.train()
+    several = batches.forever()
+    for _ in range(2 * WATCHED):
+        joint.step(*next(several), progress=0.3)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode")
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(2 * WATCHED):
+                joint.step(*next(several), progress=0.4)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert joint.is_sound()
+
+
+@pytest.mark.parametrize("space", ["cells", "residual", "mobile"])
+@pytest.mark.parametrize("loss", ["training", "validation"])
+def test_recorded_steps_are_the_plain_ones(splits, small, space, loss, monkeypatch):
+    monkeypatch.setattr("dha.engine.graphs.Recording", EmulatedRecording)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", object)
+    settings = HyperparametersConfig(learn=",".join(LEARNED), drop_path=0.1 if space != "cells" else 0.0, warmup=0.0)
+    architecture = ArchitectureConfig(depth=2, width=4, nodes=2, loss=loss)
+    config = small(space=space, every=2, hyperparameters=settings, architecture=architecture)
+    ends = []
+    for recorded in (False, True):
+        batches, joint = joint_training(splits, config)
+        joint.network.train()
+        several, losses = batches.forever(), []
+        for number in range(12):
+            if number == 4:
+                before, chance = [codes.choices() for codes in joint.codes], torch.Generator().manual_seed(0)
+                for codes in joint.codes:
+                    codes.compressed.data.normal_(generator=chance)
+                joint.recover()
+                assert [codes.choices() for codes in joint.codes] != before
+            if number == 8:
+                joint.finish_search()
+            joint.passes.graphs.possible = recorded
+            losses += joint.step(*next(several), progress=0.3 + 0.01 * number)
+        assert bool(joint.passes.graphs._recordings) == recorded
+        assert joint.learner is not None
+        learned = joint.learner.policy.probabilities(), joint.hyper.peaks[0].value, joint.hyper.smoothing.value
+        ends.append([*losses, *joint.plain.state_dict().values(), *learned])
+    for plain, replayed in zip(*ends, strict=True):
+        torch.testing.assert_close(replayed, plain, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("space", ["cells", "residual", "mobile"])
+@pytest.mark.parametrize("found", [False, True])
+def test_recorded_passes_are_the_plain_ones(splits, small, space, found):
+    batches, joint = joint_training(splits, small(space=space, device="cuda", precision="32"), "cuda")
+    if found:
+        joint.finish_search()
+    passes, several, smoothing = joint.passes, batches.forever(), torch.tensor(0.1, device="cuda")
+    joint.network.train()
+
+    def all_passes(images, labels):
+        inputs = joint.inputs(images)
+        factors = torch.randint(2, (len(passes.paths), len(images)), device="cuda").float() if passes.paths else None
+        results = []
+        for recorded in (True, False):
+            passes.graphs.possible = recorded
+            losses, logits = passes.train(inputs, labels, smoothing, factors)
+            gradients = [weight.grad.clone() for weight in passes.trained if weight.grad is not None]
+            results.append([losses, logits.clone(), *gradients, passes.losses(images / 255, labels)])
+            active = [weight for weight in passes.trained if weight.grad is not None]
+            held_out, plain = passes.held_out(images / 255, labels, smoothing, active)
+            results[-1] += [*held_out, plain]
+            for weight in passes.trained:
+                weight.grad = None
+        return results
+
+    for number in range(7):
+        if number == 4 and not found:
+            for codes in joint.codes:
+                # Of a block, the next candidate; of a node of a cell, the next operation on the same edge.
+                size = codes.operations if codes.operations > 1 else codes.real.shape[1]
+                codes.take(codes.chosen // size * size + (codes.chosen + 1) % size)
+            passes.forget()
+        recorded, plain = all_passes(*next(several))
+        assert len(recorded) == len(plain)
+        for ours, theirs in zip(recorded, plain, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+        with torch.no_grad():
+            for weight in joint.weights:
+                weight.mul_(0.9)

@@ -5,7 +5,6 @@ from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.nn import functional as F
 
 from dha.architecture import DropPath
 from dha.config import Config, learned_parts
@@ -19,6 +18,7 @@ from dha.hyperparameters import (
     LearnedSGD,
     cosine,
     cosine_schedule,
+    smoothed_cross_entropy,
     smoothing_direction,
 )
 from dha.stochastic_depth import StochasticDepth
@@ -69,7 +69,7 @@ class HyperparameterLearning:
         decays = decays if "weight_decay" in self.learned else (decay, decay)
         self.decays = [LearnedScalar(decay, *decays, fabric.device) for _ in starts]
         self.friction = LateScalar(1 - settings.momentum, *FRICTIONS, fabric.device)
-        self.smoothing = LateScalar(settings.label_smoothing, *SMOOTHINGS, fabric.device)
+        self.smoothing = LearnedScalar(settings.label_smoothing, *SMOOTHINGS, fabric.device)
         self.depth = StochasticDepth(settings.drop_path, fabric, config.seed)
 
     def optimizer(self, groups: Sequence[Sequence[Tensor]]) -> LearnedOptimizer:
@@ -128,15 +128,15 @@ class HyperparameterLearning:
         """Move the probability of dropping a branch; arguments as in ``learn_smoothing``, the logits computed anew."""
 
         def loss() -> Tensor:
-            return F.cross_entropy(logits(), labels, label_smoothing=self.smoothing.late)
+            return smoothed_cross_entropy(logits(), labels, self.smoothing.value).mean()
 
         self.depth.learn(loss, paths, len(labels), weights, held_out, ONE_STEP * self.rate(progress))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the state of the optimiser does not hold."""
-        return {"smoothing": self.smoothing.state_dict(), "depth": self.depth.state_dict()}
+        return {"smoothing": self.smoothing.value, "depth": self.depth.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
-        self.smoothing.load_state_dict(state["smoothing"])
+        self.smoothing.value.copy_(state["smoothing"])
         self.depth.load_state_dict(state["depth"])

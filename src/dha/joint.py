@@ -4,21 +4,19 @@ Source: DHA (Zhou et al., TMLR 2022, arXiv 2109.05765), algorithm 1; the equatio
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from dha.architecture import Limits, derive, drop_paths, layout, recover, sparse_codes
-from dha.augmentation import AugmentationPolicy, alignments
+from dha.architecture import Limits, derive, recover, sparse_codes
+from dha.augmentation import AugmentationPolicy
 from dha.config import Config
 from dha.data import Preprocessing
-from dha.engine import WeightAverage, averaged, check_agreed, undisturbed
+from dha.engine import WeightAverage, check_agreed
 from dha.hyperparameter_learning import HyperparameterLearning
 from dha.hyperparameters import cosine_schedule, norm
+from dha.passes import Passes
 from dha.policy_learning import PolicyLearning, Probe
 from dha.resizing import pixels, training_side
 from dha.skipping import WATCHED, SkippedSteps
@@ -68,23 +66,19 @@ class JointTraining:
             or config.architecture.loss == "validation"
         )
         self.skipped = SkippedSteps(fabric)
+        self.smoothing = torch.tensor(config.hyperparameters.label_smoothing, device=fabric.device)
         self.steps, self.settled = 0, False
         self.found: list[Tensor] | None = None
         self._train(network)
 
     def _train(self, network: nn.Module) -> None:
-        self.layout = layout(network)
-        self.plain = network.to(self.fabric.device, memory_format=self.layout)  # pyright: ignore[reportCallIssue]
-        self.network = self.fabric.setup_module(self.plain)
+        self.passes = Passes(network, self.preprocessing, self.fabric, self.given)
+        self.plain, self.network = self.passes.plain, self.passes.network
         self.codes = sparse_codes(network)
         self.searching = bool(self.codes)
         compressed = [c.compressed for c in self.codes]
         named = {n: p for n, p in network.named_parameters() if p.requires_grad and all(p is not c for c in compressed)}
         self.weights = list(named.values())
-        self.norms = [m for m in network.modules() if isinstance(m, BatchNorm)]
-        self.paths = drop_paths(network)
-        # Nothing else is random in the networks of our spaces.
-        self.others = [m for m in network.modules() if self.given and not isinstance(m, BatchNorm)]
         groups = [[p for n, p in named.items() if n not in self.head], [p for n, p in named.items() if n in self.head]]
         self.optimizer = self.hyper.optimizer(groups if self.head else groups[:1])
         if self.searching:
@@ -108,21 +102,16 @@ class JointTraining:
         due = not self.settled and self.steps % self.config.every == 0
         # From ``until`` on there is no policy: it is neither applied nor moved.
         learner = self.learner if self.learner is not None and progress < self.learner.until else None
-        draws, probe = None, None
+        draws, probe, passes, hyper = None, None, self.passes, self.hyper
         smaller = pixels(images, self.side(progress))
         if learner is not None:
             if due and learner.rule is not None:
-                with self._quietly():
-                    probe = learner.probe(self._losses, smaller, labels)
+                probe = learner.probe(passes.losses, smaller, labels)
             smaller, draws = learner.augment(smaller)
-        inputs = self._normalise(smaller)
-
-        hyper = self.hyper
-        with hyper.depth.dropping(self.paths, len(labels)):
-            logits = self.network(inputs)
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=hyper.smoothing.late)
-        self.fabric.backward(losses.mean())
-        sound = self.skipped.sound(losses.detach())
+        inputs = passes.normalise(smaller)
+        dropped = hyper.depth.factors(passes.paths, len(labels))
+        losses, logits = passes.train(inputs, labels, hyper.smoothing.value, dropped)
+        sound = self.skipped.sound(losses)
         if self.searching:
             if self.config.architecture.loss == "training":
                 self._step_codes()
@@ -139,14 +128,14 @@ class JointTraining:
             held_out = self._learn(inputs, labels, active, probe, progress)
             if learner is not None and draws is not None and learner.by_signal:
                 aligned = learner.by_validation
-                learner.note(draws, self._alignments(inputs, labels, active, held_out) if aligned else losses.detach())
+                learner.note(draws, passes.alignments(inputs, labels, active, held_out) if aligned else losses)
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(progress)
         self.steps += 1
         if self.steps % WATCHED == 0:
             self._watch()
-        return losses.detach(), logits.detach().argmax(1) == labels
+        return losses, logits.argmax(1) == labels
 
     def _learn(
         self, inputs: Tensor, labels: Tensor, active: Sequence[Tensor], probe: Probe | None, progress: float
@@ -160,30 +149,40 @@ class JointTraining:
         images, losses = pixels(images, self.side(progress)), None
         if self.needs_validation:
             # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
-            smoothing = self.config.hyperparameters.label_smoothing
-            held_out, losses = self._held_out_gradient(active, images, answers, smoothing)
+            held_out, losses = self._held_out_gradient(active, images, answers)
         if self.learner is not None and probe is not None:
-            with self._quietly():
-                self.learner.learn(probe, self.learner.probe(self._losses, images, answers, losses), progress)
+            tried = self.learner.probe(self.passes.losses, images, answers, losses)
+            self.learner.learn(probe, tried, progress)
         if self.searching and self.config.architecture.loss == "validation":
             self._step_codes()
             self.code_optimizer.zero_grad()
         if hyper.learned:
             hyper.learn_rates(self.optimizer, active, held_out, progress)
         if "label_smoothing" in hyper.learned:
-            plain, _ = self._held_out_gradient(active, images, answers, smoothing=0.0)
-            with self._quietly():
-                hyper.learn_smoothing(self.plain(inputs), labels, active, plain, progress)
+            # The next pass would take its place.
+            held_out = [gradient.clone() for gradient in held_out]
+            plain, _ = self.passes.held_out(images, answers, torch.zeros_like(self.smoothing), self._wanted(active))
+            with self.passes.quietly():
+                hyper.learn_smoothing(self.plain(inputs), labels, active, plain[: len(active)], progress)
         if "drop_path" in hyper.learned:
-            with self._quietly():
-                hyper.learn_drop_path(lambda: self.plain(inputs), labels, self.paths, active, held_out, progress)
+            with self.passes.quietly():
+                hyper.learn_drop_path(lambda: self.plain(inputs), labels, self.passes.paths, active, held_out, progress)
         return held_out
 
-    @contextmanager
-    def _quietly(self) -> Iterator[None]:
-        """Let passes through the network leave no trace in it, in the precision of the run."""
-        with undisturbed(self.norms, self.others), self.fabric.autocast():
-            yield
+    def _wanted(self, active: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the gradient of the validation loss is wanted of: weights, and the codes if they descend it."""
+        descend = self.searching and self.config.architecture.loss == "validation"
+        return [*active, *(codes.compressed for codes in self.codes if descend)]
+
+    def _held_out_gradient(
+        self, active: Sequence[Tensor], images: Tensor, labels: Tensor
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """Return the gradient of the loss of validation images, and the loss of each without label smoothing."""
+        gradients, losses = self.passes.held_out(images, labels, self.smoothing, self._wanted(active))
+        if len(gradients) > len(active):
+            for codes, gradient in zip(self.codes, gradients[len(active) :], strict=True):
+                codes.compressed.grad = gradient
+        return gradients[: len(active)], losses
 
     def side(self, progress: float) -> int:
         """Return the side in pixels of the images that are trained on when ``progress`` of the run is over.
@@ -195,16 +194,13 @@ class JointTraining:
 
     def inputs(self, images: Tensor, side: int | None = None) -> Tensor:
         """Return what the network takes of untouched images, uint8 (N, C, S, S), at their own or another side."""
-        return self._normalise(pixels(images, images.shape[-1] if side is None else side))
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        return self.preprocessing.normalise(images).contiguous(memory_format=self.layout)
+        return self.passes.normalise(pixels(images, images.shape[-1] if side is None else side))
 
     def _watch(self) -> None:
         if self.skipped.look():
             self.optimizer.slow_down(0.5)
             # A pass that overflowed has left its mark in the running statistics, which would never fade.
-            for layer in self.norms:
+            for layer in self.passes.norms:
                 for statistics, neutral in ((layer.running_mean, 0.0), (layer.running_var, 1.0)):
                     if statistics is not None:
                         statistics.nan_to_num_(neutral, neutral, neutral)
@@ -216,40 +212,13 @@ class JointTraining:
                 codes.compressed.grad.nan_to_num_(0.0, 0.0, 0.0)
         self.code_optimizer.step()
 
-    def _held_out_gradient(
-        self, active: Sequence[Tensor], images: Tensor, labels: Tensor, smoothing: float
-    ) -> tuple[Sequence[Tensor], Tensor]:
-        """Return the gradient of the loss of validation images, and the loss of each without label smoothing."""
-        # Past Fabric's wrapper, which wants every backward pass to be one of training.
-        with self._quietly():
-            logits = self.plain(self._normalise(images)).float()
-            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-            losses = F.cross_entropy(logits.detach(), labels, reduction="none")
-        if not (self.searching and self.config.architecture.loss == "validation"):
-            return averaged(torch.autograd.grad(loss, active, materialize_grads=True), self.fabric), losses
-        compressed = [c.compressed for c in self.codes]
-        gradients = averaged(torch.autograd.grad(loss, [*active, *compressed], materialize_grads=True), self.fabric)
-        for code, gradient in zip(compressed, gradients[len(active) :], strict=True):
-            code.grad = gradient
-        return gradients[: len(active)], losses
-
-    def _alignments(
-        self, inputs: Tensor, labels: Tensor, active: Sequence[Tensor], held_out: Sequence[Tensor]
-    ) -> Tensor:
-        # In float32 whatever the precision of the run: the rounding of bfloat16 would drown the differences.
-        def losses() -> Tensor:
-            return F.cross_entropy(self.plain(inputs), labels, reduction="none")
-
-        with undisturbed(self.norms, self.others):
-            return alignments(losses, active, held_out)
-
-    def _losses(self, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self.plain(self._normalise(images)).float(), labels, reduction="none")
-
     def recover(self) -> tuple[list[float], bool]:
         """Recover the sparse codes; return how far each node's moved, and whether all nodes are frozen now."""
+        before = [codes.choices() for codes in self.codes]
         recoveries = recover(self.codes, self.config.architecture.tolerance, self.limits)
         check_agreed([codes.chosen for codes in self.codes], "architectures", self.fabric)
+        if [codes.choices() for codes in self.codes] != before:
+            self.passes.forget()
         change = [c for r in recoveries for c in r.change]
         return change, all(all(r.frozen) for r in recoveries)
 

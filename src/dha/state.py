@@ -175,6 +175,7 @@ def _load_joint(joint: JointTraining, state: Mapping[str, Any]) -> None:
             codes.take(chosen.to(codes.chosen))
         joint.finish_search()
     joint.plain.load_state_dict(state["network"])
+    joint.passes.forget()
     joint.optimizer.load_state_dict(state["optimizer"])
     joint.hyper.load_state_dict(state["hyperparameters"])
     joint.skipped.load_state_dict(state["skipped"])

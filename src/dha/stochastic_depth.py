@@ -1,7 +1,6 @@
 """How often the training passes of a run drop branches, and how that is learned."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,14 +33,13 @@ class StochasticDepth:
         # A negative seed is none of those that the other generators of a run have.
         self.generator = torch.Generator().manual_seed(-1 - seed)
 
-    @contextmanager
-    def dropping(self, paths: Sequence[DropPath], n: int) -> Iterator[None]:
-        """Drop branches, drawn anew, in passes over n images while the block lasts."""
+    def factors(self, paths: Sequence[DropPath], n: int) -> Tensor | None:
+        """Return what a training pass over n images multiplies branches by, drawn anew, (number of branches, n); None
+        where nothing is dropped.
+        """
         if not self.probability.late:
-            yield
-            return
-        with dropping(paths, drop_factors(self._draw(len(paths), n), self.probability.late)):
-            yield
+            return None
+        return drop_factors(self._draw(len(paths), n), self.probability.late)
 
     def _draw(self, paths: int, n: int) -> Tensor:
         uniforms = torch.rand(paths, n * self.fabric.world_size, generator=self.generator)

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from dha.augmentation import OPERATIONS
-from dha.augmentation.batched import apply_operations
+from dha.augmentation.batched import _table, apply_operations, spread, through_all
+from dha.augmentation.strength import magnitudes
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
@@ -20,6 +21,35 @@ def test_every_image_has_its_own_operations_one_after_the_other(photo, slots):
         for slot, place in enumerate(places):
             alone = OPERATIONS[names[place]](alone, uniforms[index : index + 1, slot])
         torch.testing.assert_close(result[index : index + 1], alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_all_images_through_every_function_is_the_same(photo, slots):
+    names, generator = tuple(OPERATIONS), torch.Generator().manual_seed(0)
+    images = photo * torch.rand(60, 1, 1, 1, generator=generator)
+    before = images.clone()
+    choices = torch.randint(len(names), (60, slots), generator=generator)
+    uniforms = torch.rand(60, slots, 3, generator=generator)
+    table = _table(names)
+    magnitude = magnitudes(table.low[choices], table.high[choices], uniforms[..., 0], table.signed[choices])
+    numbers = torch.cat([magnitude[..., None], uniforms[..., 1:], table.kinds[choices]], -1)
+    told = spread(table.places[choices], numbers, len(table.functions))
+    (result,) = through_all(names)(images, told)
+    assert torch.equal(images, before)
+    torch.testing.assert_close(result, apply_operations(names, images, choices, uniforms), rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("side", [32, 320])
+def test_a_gpu_makes_the_same_of_images(side):
+    images, generator = torch.rand(50, 3, side, side), torch.Generator().manual_seed(0)
+    for _ in range(4):  # as it is, recorded, and replayed twice
+        choices = torch.randint(len(OPERATIONS), (50, 2), generator=generator)
+        uniforms = torch.rand(50, 2, 3, generator=generator)
+        wanted = apply_operations(list(OPERATIONS), images, choices, uniforms)
+        found = apply_operations(list(OPERATIONS), images.cuda(), choices, uniforms).cpu()
+        # A pixel may be taken from the other side of an edge, or fall on the other side of a threshold.
+        assert ((found - wanted).abs() > 1e-3).float().mean() < 1e-3
 
 
 def test_rotations_and_shears_are_one_call(photo, monkeypatch):

@@ -5,6 +5,7 @@ from dha.engine.budget import Budget
 from dha.engine.checkpoints import Checkpoints, lock
 from dha.engine.device import HostCopy, computes_in_bf16, make_fabric, precision_of, set_precision, to_device
 from dha.engine.files import replaced_folder, write_bytes, write_text
+from dha.engine.graphs import Graphs
 from dha.engine.parallel import Agreement, averaged, check_agreed, everywhere, gathered, summed
 from dha.engine.signals import Stop
 from dha.engine.undisturbed import undisturbed
@@ -13,6 +14,7 @@ __all__ = [
     "Agreement",
     "Budget",
     "Checkpoints",
+    "Graphs",
     "HostCopy",
     "MovingAverage",
     "Stop",

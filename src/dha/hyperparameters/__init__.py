@@ -9,6 +9,7 @@ from dha.hyperparameters.hypergradients import (
     learning_rate_gradient,
     momentum_gradient,
     norm,
+    smoothed_cross_entropy,
     smoothing_direction,
     weight_decay_gradient,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "learning_rate_gradient",
     "momentum_gradient",
     "norm",
+    "smoothed_cross_entropy",
     "smoothing_direction",
     "weight_decay_gradient",
 ]
