@@ -5,11 +5,12 @@ import torch
 from torch.nn import functional as F
 
 from dha import DhaError
+from dha.architecture import BlockNetwork, CellNetwork
 from dha.augmentation import AugmentationPolicy
 from dha.data import LabelledImages, Preprocessing, load_source, split
 from dha.engine import make_fabric
 from dha.fit import run
-from dha.prepare import CENTRE, WHITENED, centres, prepare, resolve
+from dha.prepare import CENTRE, WHITENED, build, centres, prepare, resolve
 
 
 def test_nothing_set_means_a_budget_by_the_number_of_images(small):
@@ -21,6 +22,34 @@ def test_nothing_set_means_a_budget_by_the_number_of_images(small):
     assert resolve(small(epochs=3), splits, preprocessing, fabric).budget is None
     few = dataclasses.replace(splits, train=splits.train.select(torch.arange(100)))
     assert resolve(small(epochs=None), few, preprocessing, fabric).budget == 30
+
+
+@pytest.mark.parametrize(
+    ("settings", "start", "expected", "built"),
+    [
+        ({"space": "mobile", "budget": 20.0}, "reference", "heavy", ["k5_e6"]),
+        ({"space": "mobile", "budget": 19.0}, "reference", "light", ["k3_e3"]),
+        ({"space": "mobile", "budget": 19.0}, "heavy", "heavy", ["k5_e6"]),
+        ({"space": "mobile", "epochs": 100}, "reference", "light", ["k3_e3"]),
+        ({"space": "cells", "budget": 20.0}, "reference", "heavy", None),
+        ({"space": "cells", "budget": 20.0}, "random", "random", None),
+        ({"space": "residual", "budget": 20.0}, "reference", "light", ["skip"]),
+    ],
+)
+def test_a_search_begins_with_what_there_is_time_for(small, monkeypatch, settings, start, expected, built):
+    monkeypatch.setattr("dha.prepare.seconds_per_image", lambda *args: {"32": 1 / 1300})
+    splits = split(load_source("digits"), validation_fraction=0.1, test_fraction=0.0, seed=0)
+    preprocessing, fabric = Preprocessing(8, 1, (0.3,), (0.4,)), make_fabric("cpu", "32", 8)
+    config = small(**{"epochs": None, "learn": "none", "precision": "32", **settings})
+    config.architecture.set_params(start=start)
+    config = resolve(config, splits, preprocessing, fabric)
+    assert config.architecture.start == expected
+    network = build(config, preprocessing, 10, fabric.device)
+    if built is None:
+        assert isinstance(network, CellNetwork)
+    else:
+        assert isinstance(network, BlockNetwork)
+        assert list(network.genotype.blocks[0]) == built
 
 
 def test_a_run_can_start_from_the_policy_of_another(small, tmp_path):

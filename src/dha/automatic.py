@@ -3,10 +3,11 @@
 The rule: of a ladder of residual networks that keep the limits on parameters and multiply-adds, the largest that passes
 over the training images at least ``PASSES`` times within the budget. Each rung is timed for a few steps of plain
 training at full size, until one is too slow or the timing itself has taken ``SHARE`` of the budget; learning makes
-steps slower and smaller images make them faster, both reckoned with. A search, in whatever space, may go to slower
+steps slower and smaller images make them faster, both reckoned with. In the other spaces a search begins with the heavy
+start where that leaves time for ``HEAVY_PASSES``, else with the light one; and in whatever space it may go to slower
 architectures than it begins with, as long as ``SEARCHED_PASSES`` passes fit in. Where float32 and bfloat16 are both
-open, a rung is timed in both, and the faster one counts. The measurements behind it are in ``docs/results.md`` and
-``docs/performance.md``.
+open, what is timed is timed in both, and the faster one counts. The measurements behind it are in ``docs/results.md``
+and ``docs/performance.md``.
 """
 
 import time
@@ -27,6 +28,9 @@ LADDER = [(8, 1), (12, 1), (16, 1), (24, 1), (32, 1), (48, 1), (64, 1), (64, 2),
 
 PASSES = 30.0
 """Passes over the training images that a budget should hold."""
+
+HEAVY_PASSES = 20.0
+"""Passes that the heavy start of a space leaves time for where it is taken."""
 
 SEARCHED_PASSES = 15.0
 """Passes that every architecture leaves time for that a search takes up, if any does."""

@@ -40,8 +40,9 @@ class ArchitectureConfig(Section):
         resolution: largest side in pixels that the first stage or cell works on; the stem halves images until they fit.
         nodes: nodes per cell.
         choose: how many candidates a block of the residual space adds up.
-        start: where a search begins, and what is trained when there is none: the "reference" architecture of the space,
-            or a "random" one.
+        start: where a search begins, and what is trained when there is none: the "light" or the "heavy" architecture of
+            the space (the residual space has one), or a "random" one; "reference" is the heavy one if a budget leaves
+            time for it, else the light one.
         code_size: length of the compressed code of each node of a cell.
         squeeze_excite: whether every layer of a mobile network reweights its channels.
         penalty: weight of the L1 norm in the LASSO that recovers the sparse codes.
@@ -59,7 +60,7 @@ class ArchitectureConfig(Section):
     resolution: int | None = None
     nodes: int = 4
     choose: int = 1
-    start: Literal["reference", "random"] = "reference"
+    start: Literal["reference", "light", "heavy", "random"] = "reference"
     code_size: int = 7
     squeeze_excite: bool = False
     penalty: float = 0.1

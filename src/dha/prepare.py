@@ -8,9 +8,19 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from dha.architecture import Limits, Size, drop_paths, given_limits, given_network, head_weights, search_network, whiten
+from dha.architecture import (
+    HEAVY,
+    Limits,
+    Size,
+    drop_paths,
+    given_limits,
+    given_network,
+    head_weights,
+    search_network,
+    whiten,
+)
 from dha.augmentation import OPERATIONS, AugmentationPolicy
-from dha.automatic import SEARCHED_PASSES, SHARE, affordable, choose_size, fastest, open_precisions
+from dha.automatic import HEAVY_PASSES, SEARCHED_PASSES, SHARE, affordable, choose_size, fastest, open_precisions
 from dha.config import PARTS, Config, learned_parts, parse_budget
 from dha.data import Batches, LabelledImages, Preprocessing, Splits, on_device
 from dha.engine import set_precision
@@ -43,12 +53,19 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
         space, size, precisions = choose_size(resolved, images, classes, preprocessing, fabric, precisions)
         resolved.space = space  # pyright: ignore[reportAttributeAccessIssue]
         resolved.architecture.width, resolved.architecture.depth, resolved.architecture.resolution = size
-    precision = precisions[0]
-    if len(precisions) > 1:
+    precision, start = precisions[0], resolved.architecture.start
+    asked = start == "reference" and config.network is None
+    weighed = asked and resolved.space in HEAVY and resolved.budget is not None
+    if asked:
+        resolved.architecture.start = "heavy" if weighed else "light"
+    if weighed or len(precisions) > 1:
         assert resolved.budget is not None
         most = SHARE * parse_budget(resolved.budget)
         network = build(resolved, preprocessing, classes, fabric.device)
-        precision = fastest(seconds_per_image(network, resolved, preprocessing, fabric, precisions, most))
+        times = seconds_per_image(network, resolved, preprocessing, fabric, precisions, most)
+        precision = fastest(times)
+        if weighed and times[precision] > affordable(resolved, images, preprocessing.image_size, HEAVY_PASSES):
+            resolved.architecture.start = "light"
     resolved.precision = precision  # pyright: ignore[reportAttributeAccessIssue]
     return resolved
 
@@ -144,7 +161,7 @@ def build(config: Config, preprocessing: Preprocessing, classes: int, device: to
             Size(settings.width, settings.depth, settings.resolution),
             nodes=settings.nodes,
             choose=settings.choose,
-            start=settings.start,
+            start="light" if settings.start == "reference" else settings.start,
             code_size=settings.code_size,
             penalty=settings.penalty,
             gradient=settings.gradient,

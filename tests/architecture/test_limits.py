@@ -19,7 +19,7 @@ SHAPE = (1, 8, 8)
 """Of the images here."""
 
 
-def network_of(space, nodes=1, start: Literal["reference", "random"] = "reference"):
+def network_of(space, nodes=1, start: Literal["light", "random"] = "light"):
     return search_network(space, 1, 3, 8, Size(4, 3 if space == "cells" else 1, 8), nodes=nodes, start=start)
 
 

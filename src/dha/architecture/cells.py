@@ -15,9 +15,12 @@ from dha.architecture.operations import OPERATIONS, absorb, reduce_norm, relu_co
 from dha.architecture.sparse import SparseCodes
 
 INPUTS_PER_NODE = 2
-REFERENCES = ("skip", "separable_3x3"), ("max_pool_3x3", "separable_3x3")
-"""Where a search starts in every node of a normal and of a reduction cell: what it does with the older and the newer
-input of the cell."""
+REFERENCES = {
+    "light": (("skip", "separable_3x3"), ("max_pool_3x3", "separable_3x3")),
+    "heavy": (("separable_3x3", "separable_3x3"), ("avg_pool_3x3", "separable_3x3")),
+}
+"""Where a search starts with little time and with more, in every node of a normal and of a reduction cell: what it does
+with the older and the newer input of the cell."""
 
 
 def stem(channels_in: int, channels_out: int, image_size: int, resolution: int) -> nn.Sequential:
@@ -146,7 +149,7 @@ class CellSearchNetwork(CellNetwork):
         channels_in, classes, image_size: as in ``CellNetwork``.
         cells, channels, resolution: as in ``Genotype``.
         nodes: nodes per cell.
-        start: where the search begins: with ``REFERENCES``, or at random.
+        start: where the search begins: with one of ``REFERENCES``, or at random.
         code_size, penalty, gradient, seed: as in ``SparseCodes``.
     """
 
@@ -160,7 +163,7 @@ class CellSearchNetwork(CellNetwork):
         channels: int = 16,
         resolution: int = 20,
         nodes: int = 4,
-        start: Literal["reference", "random"] = "reference",
+        start: Literal["light", "heavy", "random"] = "light",
         code_size: int = 7,
         penalty: float = 0.1,
         gradient: Literal["one_step", "implicit"] = "one_step",
@@ -175,7 +178,7 @@ class CellSearchNetwork(CellNetwork):
             size=code_size,
             penalty=penalty,
             gradient=gradient,
-            start=_start(names, nodes) if start == "reference" else None,
+            start=None if start == "random" else _start(names, nodes, start),
             seed=seed,
         )
         super().__init__(
@@ -214,11 +217,11 @@ class CellSearchNetwork(CellNetwork):
         return network.train(self.training)
 
 
-def _start(names: Sequence[str], nodes: int) -> list[list[int]]:
+def _start(names: Sequence[str], nodes: int, start: str) -> list[list[int]]:
     """Return the candidates of every node where a search starts, normal cells first."""
     return [
         [source * len(names) + names.index(name) for source, name in enumerate(reference)]
-        for reference in REFERENCES
+        for reference in REFERENCES[start]
         for _ in range(nodes)
     ]
 

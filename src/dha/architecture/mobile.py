@@ -6,6 +6,7 @@ whether it is there at all, as in ProxylessNAS (Cai et al., ICLR 2019, section 4
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -73,8 +74,9 @@ def inverted(
 LAYERS = {f"k{kernel}_e{expansion}": (kernel, expansion) for expansion in (6, 3) for kernel in (3, 5, 7)}
 """Name -> kernel and expansion."""
 
-REFERENCE = "k3_e3"
-"""Where a search starts in every layer: half the expansion of MobileNetV2, which makes more passes in the same time."""
+REFERENCES = {"light": "k3_e3", "heavy": "k5_e6"}
+"""Where a search starts in every layer: with little time at half the expansion of MobileNetV2, which leaves it for more
+passes, and with more of it at a larger kernel."""
 
 
 class InvertedResidual(nn.Module):
@@ -87,6 +89,7 @@ class InvertedResidual(nn.Module):
         stride: int,
         choice: Choice,
         squeeze_excite: bool = False,
+        reference: str = REFERENCES["light"],
     ) -> None:
         super().__init__()
         self.adds = stride == 1 and channels_in == channels_out
@@ -97,7 +100,7 @@ class InvertedResidual(nn.Module):
         if self.adds:
             table["skip"] = lambda: nn.Sequential(Scale())
             self.drop = DropPath()
-        self.branch = choice(table, REFERENCE)
+        self.branch = choice(table, reference)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels_in, H, W) to (N, channels_out, ceil(H/stride), ceil(W/stride))."""
@@ -120,6 +123,7 @@ class MobileNetwork(BlockNetwork):
         resolution: largest side in pixels that the skeleton works on; extra strided convolutions halve images until
             they fit.
         squeeze_excite: whether every layer has a ``SqueezeExcite``.
+        start: which of the ``REFERENCES`` a search starts from.
     """
 
     def __init__(
@@ -133,6 +137,7 @@ class MobileNetwork(BlockNetwork):
         depth: int = 4,
         resolution: int = 224,
         squeeze_excite: bool = False,
+        start: Literal["light", "heavy"] = "light",
     ) -> None:
         super().__init__("mobile", width, depth, resolution, squeeze_excite)
         layers, channels, side = shrinking(conv_norm_relu6, channels_in, width, image_size, resolution)
@@ -145,7 +150,7 @@ class MobileNetwork(BlockNetwork):
             stride = next(strides) if halves else 1
             for _ in range(min(count, depth)):
                 wanted = proportional(stage, width)
-                layers.append(InvertedResidual(channels, wanted, stride, choice, squeeze_excite))
+                layers.append(InvertedResidual(channels, wanted, stride, choice, squeeze_excite, REFERENCES[start]))
                 channels, stride = wanted, 1
         features = proportional(LAST, width)
         self.body = nn.Sequential(*layers, *conv_norm_relu6(channels, features, 1))

@@ -22,6 +22,9 @@ class Size(NamedTuple):
 SIZES = {"cells": Size(16, 5, 20), "residual": Size(16, 1, 40), "mobile": Size(32, 4, 224)}
 """What each space is built with when nothing else is said."""
 
+HEAVY = ("cells", "mobile")
+"""Spaces with a heavy start beside the light one."""
+
 
 def search_network(
     space: str,
@@ -32,7 +35,7 @@ def search_network(
     *,
     nodes: int = 4,
     choose: int = 1,
-    start: Literal["reference", "random"] = "reference",
+    start: Literal["light", "heavy", "random"] = "light",
     code_size: int = 7,
     penalty: float = 0.1,
     gradient: Literal["one_step", "implicit"] = "one_step",
@@ -49,7 +52,8 @@ def search_network(
         size: of the network.
         nodes: nodes per cell.
         choose: candidates per block of the residual space; the other spaces have their own number.
-        start: where the search begins: at the architecture that a careful engineer would take, or at random.
+        start: where the search begins: with what suits little time or more of it (the residual space has one start), or
+            at random.
         code_size: length of the codes of a node of a cell.
         penalty: as in ``SparseCodes``.
         gradient: as in ``SparseCodes``.
@@ -77,8 +81,10 @@ def search_network(
         )
     # A layer of a mobile network is one kernel and one expansion.
     choose = 1 if space == "mobile" else choose
-    choice = searched(choose=choose, start=start, penalty=penalty, gradient=gradient, seed=seed)
-    return _block_network(space, channels_in, classes, image_size, choice, size, squeeze_excite)
+    begins = "random" if start == "random" else "reference"
+    choice = searched(choose=choose, start=begins, penalty=penalty, gradient=gradient, seed=seed)
+    heavy = start == "heavy"
+    return _block_network(space, channels_in, classes, image_size, choice, size, squeeze_excite, heavy)
 
 
 def plain_network(
@@ -109,10 +115,19 @@ def plain_network(
 
 
 def _block_network(
-    space: str, channels_in: int, classes: int, image_size: int, choice: Choice, size: Size, squeeze_excite: bool
+    space: str,
+    channels_in: int,
+    classes: int,
+    image_size: int,
+    choice: Choice,
+    size: Size,
+    squeeze_excite: bool,
+    heavy: bool = False,
 ) -> BlockNetwork:
+    sizes: dict[str, Any] = size._asdict()
     if space == "residual":
-        return ResidualNetwork(channels_in, classes, image_size, choice, **size._asdict())
+        return ResidualNetwork(channels_in, classes, image_size, choice, **sizes)
     if space == "mobile":
-        return MobileNetwork(channels_in, classes, image_size, choice, squeeze_excite=squeeze_excite, **size._asdict())
+        sizes |= {"squeeze_excite": squeeze_excite, "start": "heavy" if heavy else "light"}
+        return MobileNetwork(channels_in, classes, image_size, choice, **sizes)
     raise DhaError(f"space {space!r}: this dha knows {', '.join(SIZES)}")
