@@ -44,6 +44,7 @@ class Passes:
         # Nothing else is random in the networks of our spaces.
         self.others = [m for m in network.modules() if given and not isinstance(m, BatchNorm)]
         self.trained = [weight for weight in network.parameters() if weight.requires_grad]
+        self._wanted: list[Tensor] = []
         self.graphs = Graphs(fabric.device.type == "cuda" and fabric.world_size == 1 and not given)
 
     @contextmanager
@@ -123,21 +124,23 @@ class Passes:
             images: float32 (N, C, H, W) in [0, 1].
             labels: int64, (N,).
             smoothing: label smoothing, without dimensions, on the device.
-            weights: the same as before, unless ``forget`` has been called since.
+            weights: those that the gradient is wanted of; zeros for those that have no part in the loss.
         """
-        # Past Fabric's wrapper, which wants every backward pass to be one of training.
-        self._wanted = weights
+        if [id(w) for w in weights] != [id(w) for w in self._wanted]:
+            self._wanted = list(weights)
+            self.forget()
         losses, *gradients = self.graphs(self._held_out, images, labels, smoothing)
         found = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True)]
         assert losses is not None
         return averaged(found, self.fabric), losses.clone()
 
     def _held_out(self, images: Tensor, labels: Tensor, smoothing: Tensor) -> list[Tensor | None]:
+        # Past Fabric's wrapper, which wants every backward pass to be one of training.
         with self.quietly():
             logits = self.plain(self.normalise(images)).float()
         losses = F.cross_entropy(logits.detach(), labels, reduction="none")
         loss = smoothed_cross_entropy(logits, labels, smoothing).mean()
-        return [losses, *torch.autograd.grad(loss, list(self._wanted), allow_unused=True)]
+        return [losses, *torch.autograd.grad(loss, self._wanted, allow_unused=True)]
 
     def forget(self) -> None:
         """Take up that the network computes something else now."""
