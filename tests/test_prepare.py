@@ -27,9 +27,9 @@ def test_nothing_set_means_a_budget_by_the_number_of_images(small):
 @pytest.mark.parametrize(
     ("settings", "start", "expected", "built"),
     [
-        ({"space": "mobile", "budget": 20.0}, "reference", "heavy", ["k5_e6"]),
+        ({"space": "mobile", "budget": 20.0}, "reference", "heavy", ["k3_e6"]),
         ({"space": "mobile", "budget": 19.0}, "reference", "light", ["k3_e3"]),
-        ({"space": "mobile", "budget": 19.0}, "heavy", "heavy", ["k5_e6"]),
+        ({"space": "mobile", "budget": 19.0}, "heavy", "heavy", ["k3_e6"]),
         ({"space": "mobile", "epochs": 100}, "reference", "light", ["k3_e3"]),
         ({"space": "cells", "budget": 20.0}, "reference", "heavy", None),
         ({"space": "cells", "budget": 20.0}, "random", "random", None),

@@ -74,9 +74,9 @@ def inverted(
 LAYERS = {f"k{kernel}_e{expansion}": (kernel, expansion) for expansion in (6, 3) for kernel in (3, 5, 7)}
 """Name -> kernel and expansion."""
 
-REFERENCES = {"light": "k3_e3", "heavy": "k5_e6"}
-"""Where a search starts in every layer: with little time at half the expansion of MobileNetV2, which leaves it for more
-passes, and with more of it at a larger kernel."""
+REFERENCES = {"light": ["k3_e3"] * len(STAGES), "heavy": ["k3_e6"] + ["k5_e6"] * (len(STAGES) - 1)}
+"""Where a search starts in the layers of every stage: with little time at half the expansion of MobileNetV2, which
+leaves it for more passes, and with more of it at its expansion and a larger kernel, but where images are largest."""
 
 
 class InvertedResidual(nn.Module):
@@ -89,7 +89,7 @@ class InvertedResidual(nn.Module):
         stride: int,
         choice: Choice,
         squeeze_excite: bool = False,
-        reference: str = REFERENCES["light"],
+        reference: str = "k3_e3",
     ) -> None:
         super().__init__()
         self.adds = stride == 1 and channels_in == channels_out
@@ -146,11 +146,11 @@ class MobileNetwork(BlockNetwork):
         layers += conv_norm_relu6(channels, width, stride=next(strides))
         channels = proportional(FIRST, width)
         layers.append(inverted(width, channels, 3, 1, squeeze_excite=squeeze_excite))
-        for stage, count, halves in STAGES:
+        for (stage, count, halves), reference in zip(STAGES, REFERENCES[start], strict=True):
             stride = next(strides) if halves else 1
             for _ in range(min(count, depth)):
                 wanted = proportional(stage, width)
-                layers.append(InvertedResidual(channels, wanted, stride, choice, squeeze_excite, REFERENCES[start]))
+                layers.append(InvertedResidual(channels, wanted, stride, choice, squeeze_excite, reference))
                 channels, stride = wanted, 1
         features = proportional(LAST, width)
         self.body = nn.Sequential(*layers, *conv_norm_relu6(channels, features, 1))
