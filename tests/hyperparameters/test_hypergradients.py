@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from dha.architecture import drop_factors
 from dha.engine import MovingAverage
@@ -19,6 +20,7 @@ from dha.hyperparameters import (
     learning_rate_gradient,
     momentum_gradient,
     norm,
+    smoothed_cross_entropy,
     smoothing_direction,
     weight_decay_gradient,
 )
@@ -74,6 +76,15 @@ def test_closed_form_against_autograd_through_the_step(which):
     }
     assert abs(oracle[which]) > 1e-6
     torch.testing.assert_close(closed[which], oracle[which], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_smoothed_cross_entropy_is_that_of_torch(smoothing):
+    logits, labels = 5 * torch.randn(8, 6, requires_grad=True), torch.arange(8) % 6
+    ours = smoothed_cross_entropy(logits, labels, torch.tensor(smoothing))
+    theirs = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), logits, retain_graph=True) for loss in (ours, theirs)))
 
 
 def test_label_smoothing_against_autograd_through_the_step():
