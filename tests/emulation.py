@@ -10,7 +10,7 @@ from dha.engine.graphs import Recording
 class _Tape(TorchDispatchMode):
     def __init__(self):
         super().__init__()
-        self.operations, self.before, self.made = [], [], set()
+        self.operations, self.before = [], []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

@@ -67,10 +67,10 @@ def test_kernel_7_has_the_values_and_gradients_of_torch():
 def test_only_equal_shapes_are_added():
     images = torch.randn(2, 4, 6, 6)
     for channels, stride in ((4, 1), (4, 2), (6, 1)):
-        block = InvertedResidual(4, channels, stride, written([["k5_e3"]])).eval()
+        block = InvertedResidual(4, channels, stride, written([["k5_e3"]]), "k3_e3").eval()
         branch = block.branch(images)
         torch.testing.assert_close(block(images), images + branch if (channels, stride) == (4, 1) else branch)
-    torch.testing.assert_close(InvertedResidual(4, 4, 1, written([["skip"]]))(images), 2 * images)
+    torch.testing.assert_close(InvertedResidual(4, 4, 1, written([["skip"]]), "k3_e3")(images), 2 * images)
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,21 @@ import torch
 import torch.nn.functional as F
 
 from dha.augmentation import OPERATIONS
-from dha.augmentation.batched import _table, apply_operations, spread, through_all
-from dha.augmentation.strength import magnitudes
+from dha.augmentation.batched import _numbers, _table, apply_operations, spread, through_all
+
+
+def drawn(photo, slots, n=60):
+    """Return n images, operations for each, and what the operations follow from."""
+    generator = torch.Generator().manual_seed(0)
+    images = photo * torch.rand(n, 1, 1, 1, generator=generator)
+    choices = torch.randint(len(OPERATIONS), (n, slots), generator=generator)
+    return images, choices, torch.rand(n, slots, 3, generator=generator)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
 def test_every_image_has_its_own_operations_one_after_the_other(photo, slots):
-    names, generator = list(OPERATIONS), torch.Generator().manual_seed(0)
-    images = photo * torch.rand(40, 1, 1, 1, generator=generator)
+    names, (images, choices, uniforms) = list(OPERATIONS), drawn(photo, slots)
     before = images.clone()
-    choices = torch.randint(len(names), (40, slots), generator=generator)
-    uniforms = torch.rand(40, slots, 3, generator=generator)
     result = apply_operations(names, images, choices, uniforms)
     assert torch.equal(images, before)
     for index, places in enumerate(choices.tolist()):
@@ -25,15 +29,9 @@ def test_every_image_has_its_own_operations_one_after_the_other(photo, slots):
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_all_images_through_every_function_is_the_same(photo, slots):
-    names, generator = tuple(OPERATIONS), torch.Generator().manual_seed(0)
-    images = photo * torch.rand(60, 1, 1, 1, generator=generator)
-    before = images.clone()
-    choices = torch.randint(len(names), (60, slots), generator=generator)
-    uniforms = torch.rand(60, slots, 3, generator=generator)
-    table = _table(names)
-    magnitude = magnitudes(table.low[choices], table.high[choices], uniforms[..., 0], table.signed[choices])
-    numbers = torch.cat([magnitude[..., None], uniforms[..., 1:], table.kinds[choices]], -1)
-    told = spread(table.places[choices], numbers, len(table.functions))
+    names, (images, choices, uniforms) = tuple(OPERATIONS), drawn(photo, slots)
+    before, table = images.clone(), _table(names)
+    told = spread(table.places[choices], _numbers(table, choices, uniforms), len(table.functions))
     (result,) = through_all(names)(images, told)
     assert torch.equal(images, before)
     torch.testing.assert_close(result, apply_operations(names, images, choices, uniforms), rtol=0, atol=1e-6)

@@ -88,8 +88,8 @@ class InvertedResidual(nn.Module):
         channels_out: int,
         stride: int,
         choice: Choice,
+        reference: str,
         squeeze_excite: bool = False,
-        reference: str = "k3_e3",
     ) -> None:
         super().__init__()
         self.adds = stride == 1 and channels_in == channels_out
@@ -150,7 +150,7 @@ class MobileNetwork(BlockNetwork):
             stride = next(strides) if halves else 1
             for _ in range(min(count, depth)):
                 wanted = proportional(stage, width)
-                layers.append(InvertedResidual(channels, wanted, stride, choice, squeeze_excite, reference))
+                layers.append(InvertedResidual(channels, wanted, stride, choice, reference, squeeze_excite))
                 channels, stride = wanted, 1
         features = proportional(LAST, width)
         self.body = nn.Sequential(*layers, *conv_norm_relu6(channels, features, 1))

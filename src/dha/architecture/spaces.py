@@ -83,8 +83,7 @@ def search_network(
     choose = 1 if space == "mobile" else choose
     begins = "random" if start == "random" else "reference"
     choice = searched(choose=choose, start=begins, penalty=penalty, gradient=gradient, seed=seed)
-    heavy = start == "heavy"
-    return _block_network(space, channels_in, classes, image_size, choice, size, squeeze_excite, heavy)
+    return _block_network(space, channels_in, classes, image_size, choice, size, squeeze_excite, start)
 
 
 def plain_network(
@@ -122,12 +121,12 @@ def _block_network(
     choice: Choice,
     size: Size,
     squeeze_excite: bool,
-    heavy: bool = False,
+    start: str = "light",
 ) -> BlockNetwork:
     sizes: dict[str, Any] = size._asdict()
     if space == "residual":
         return ResidualNetwork(channels_in, classes, image_size, choice, **sizes)
     if space == "mobile":
-        sizes |= {"squeeze_excite": squeeze_excite, "start": "heavy" if heavy else "light"}
+        sizes |= {"squeeze_excite": squeeze_excite, "start": "light" if start == "random" else start}
         return MobileNetwork(channels_in, classes, image_size, choice, **sizes)
     raise DhaError(f"space {space!r}: this dha knows {', '.join(SIZES)}")

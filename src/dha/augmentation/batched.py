@@ -49,9 +49,8 @@ def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, unif
     """
     table = _table(tuple(names))
     places = table.places[choices]
-    magnitude = magnitudes(table.low[choices], table.high[choices], uniforms[..., 0], table.signed[choices])
-    numbers = torch.cat([magnitude[..., None], uniforms[..., 1:], table.kinds[choices]], -1)
-    if images.is_cuda and images.numel() <= SMALL:
+    numbers = _numbers(table, choices, uniforms)
+    if images.numel() <= SMALL and images.is_cuda and images.device.index == torch.cuda.current_device():
         told = spread(places, numbers, len(table.functions))
         (changed,) = _graphs()(through_all(tuple(names)), images.contiguous(), to_device(told, images.device))
         assert changed is not None
@@ -76,6 +75,14 @@ def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, unif
                 function(target, arguments[:, 0], arguments[:, 1:3], *arguments[:, 3 : 3 + kinds].unbind(1))
         images = moved
     return images.index_select(0, back)
+
+
+def _numbers(table: _Table, choices: Tensor, uniforms: Tensor) -> Tensor:
+    """Return what functions are told of each image, (n, slots, numbers): magnitude, position, and what tells kinds
+    apart.
+    """
+    magnitude = magnitudes(table.low[choices], table.high[choices], uniforms[..., 0], table.signed[choices])
+    return torch.cat([magnitude[..., None], uniforms[..., 1:], table.kinds[choices]], -1)
 
 
 def spread(places: Tensor, numbers: Tensor, functions: int) -> Tensor:

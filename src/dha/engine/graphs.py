@@ -45,7 +45,7 @@ class Graphs:
         """Return what the function returns for these arguments."""
         if not self.possible:
             return function(*arguments)
-        key = function, tuple((a.shape, a.stride(), a.dtype) for a in arguments)
+        key = function, tuple((a.shape, a.stride(), a.dtype, a.device) for a in arguments)
         if key not in self._results:
             # Libraries make themselves ready at the first call, which cannot be recorded.
             results = function(*arguments)
