@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -139,3 +140,16 @@ except SystemExit:
     assert result.returncode == 0, result.stderr
     assert "--image_size" in result.stdout
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("wished", "policy", "spins"),
+    [(None, "PASSIVE", "10000"), ("ACTIVE", "ACTIVE", None), ("PASSIVE", "PASSIVE", None)],
+)
+def test_threads_spin_for_a_moment_unless_something_else_is_wished(wished, policy, spins):
+    kept = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    environment = kept if wished is None else {**kept, "OMP_WAIT_POLICY": wished}
+    program = "import json, os, sys; from dha.cli import main; main(['evaluate', 'nowhere', 'digits']); "
+    program += "json.dump([os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP_SPINCOUNT')], sys.stdout)"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [policy, spins]

@@ -21,9 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     That is 0; 2 after bad input, which is named on standard error; 128 and the number of a signal that ended a run.
     """
     started = time.monotonic()
-    # Read when torch is loaded, which is later. Threads that spin while they wait for each other make a step up to ten
-    # times slower as soon as another program wants a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _let_threads_sleep()
     parser = _parser()
     options = parser.parse_args([_underscored(a) for a in (sys.argv[1:] if arguments is None else arguments)])
     options = parser.instantiate(options)
@@ -36,6 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"dha {command}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _let_threads_sleep() -> None:
+    """Let threads spin for less than a millisecond when they wait for each other, unless something else is wished.
+
+    Who spins for longer makes a step up to ten times slower as soon as another program wants a core; who sleeps at once
+    makes it a tenth slower where none does. Read when torch is loaded, which is later.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # of GNU's library; others only know the policy
 
 
 def _underscored(argument: str) -> str:

@@ -49,7 +49,7 @@ def pixels(images: Tensor, side: int) -> Tensor:
         images: uint8, (N, C, S, S), with S at least ``side``.
         side: in pixels.
     """
-    values = images.float() / 255
+    values = images.float().div_(255)
     if values.shape[-1] == side:
         return values
     return F.interpolate(values, size=(side, side), mode="bilinear", antialias=True).clamp_(0, 1)

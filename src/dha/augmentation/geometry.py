@@ -35,8 +35,9 @@ def warp(images: Tensor, magnitude: Tensor, position: Tensor, turn: Tensor, acro
     grid = torch.view_as_real(torch.complex(x, y))
     inside = _nearer(torch.maximum(x.abs_(), y.abs_()), 1.0)[:, None]
     sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    # As in Pillow the edge is hard: "zeros" padding would instead fade the outermost half pixel to black.
-    torch.mul(sampled, inside, out=images).clamp_(0, 1)
+    # As in Pillow the edge is hard: "zeros" padding would instead fade the outermost half pixel to black. A mean of
+    # pixels is never below 0, and above 1 only by rounding.
+    torch.minimum(sampled, inside, out=images)
 
 
 TRANSLATION_X = (1.0, 0.0, 0.0)
@@ -55,24 +56,20 @@ def take(images: Tensor, magnitude: Tensor, position: Tensor, right: Tensor, dow
     No image is moved by its whole side or more.
     """
     height, width = images.shape[-2:]
-    columns, in_columns = _source(width, magnitude, right, position[:, 0], crop, images)
-    rows, in_rows = _source(height, magnitude, down, position[:, 1], crop, images)
-    places = (rows * width)[:, :, None] + columns[:, None, :]
+    # Columns and rows at once. Made on the device: what comes from the host would have to be waited for.
+    sides = torch.linspace(width, height, 2, device=images.device)[:, None]
+    padding = (magnitude * sides).ceil() * crop
+    moved = (magnitude * torch.stack([right, down]) * sides).round()
+    offset = (position.T * (2 * padding + 1)).floor() - padding - moved
+    wanted = torch.arange(float(max(height, width)), device=images.device) + offset[:, :, None]
+    last = sides[:, :, None] - 1
+    found = last - (last - wanted.abs()).abs()
+    seen = torch.maximum(torch.eq(found, wanted, out=wanted), crop[:, None])
+    columns, rows = found.long()
+    places = (rows * width)[:, :height, None] + columns[:, None, :width]
     taken = images.flatten(2).gather(2, places.flatten(1)[:, None].expand(-1, images.shape[1], -1))
-    inside = in_rows[:, None, :, None] * in_columns[:, None, None, :]
-    torch.mul(taken.view(images.shape), inside, out=images)
-
-
-def _source(
-    side: int, magnitude: Tensor, shift: Tensor, position: Tensor, crop: Tensor, images: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return from which row or column, int64 (n, side), each takes its pixels, and 1 where these are seen, else 0."""
-    padding = (magnitude * side).ceil() * crop
-    offset = (position * (2 * padding + 1)).floor() - padding - (magnitude * shift * side).round()
-    wanted = torch.arange(float(side), device=images.device) + offset[:, None]
-    found = side - 1 - (side - 1 - wanted.abs()).abs()
-    inside = torch.eq(found, wanted, out=wanted)
-    return found.long(), torch.maximum(inside, crop[:, None])
+    inside = seen[1, :, :height, None] * seen[0, :, None, :width]
+    torch.mul(taken.view(images.shape), inside[:, None], out=images)
 
 
 def cutout(images: Tensor, magnitude: Tensor, position: Tensor) -> None:

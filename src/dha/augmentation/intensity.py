@@ -96,9 +96,8 @@ def sharpness(images: Tensor, magnitude: Tensor, position: Tensor) -> None:
 
 def _blend(start: Tensor, images: Tensor, magnitude: Tensor) -> None:
     """Move the images to the point 1 + magnitude of the way from `start` to them, clamped to [0, 1]."""
-    # Written so that magnitude 0 leaves the images alone bit for bit.
-    beyond = _wide(magnitude)
-    images.mul_(1 + beyond).sub_(start.mul_(beyond)).clamp_(0, 1)
+    # Magnitude 0 leaves the images alone bit for bit.
+    torch.lerp(start, images, _wide(1 + magnitude), out=images).clamp_(0, 1)
 
 
 def _grey(images: Tensor) -> Tensor:
