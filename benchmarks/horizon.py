@@ -58,10 +58,11 @@ def measure_rate(source: str, rate: float, steps: int, horizons: Sequence[int], 
     joint._held_out_gradient = compare
     joint.network.train()
     endless, losses = batches.forever(), []
-    for step in range(steps):
-        for average in averages.values():
-            average.update(step / steps)
-        losses.append(joint.step(*next(endless), progress=0.0)[0].mean().item())
+    while joint.steps < steps:
+        for batch in joint.batches(*next(endless), progress=0.0):
+            for average in averages.values():
+                average.update(joint.steps / steps)
+            losses.append(joint.train(batch, progress=0.0)[0].mean().item())
     halves = {horizon: values[len(values) // 2 :] for horizon, values in cosines.items()}
     return {
         "learning_rate": rate,

@@ -126,9 +126,10 @@ def joint_block(name: str, row: str, device: str) -> Callable[[], int]:
     several, length = batches.forever(), block_length(row)
 
     def block() -> int:
-        for _ in range(length):
+        began = joint.steps
+        while joint.steps < began + length:
             joint.step(*next(several), progress=0.2)
-        return length
+        return joint.steps - began
 
     return block
 
@@ -162,16 +163,17 @@ def part_blocks(name: str, device: str) -> dict[str, Callable[[], int]]:
     batches, joint = joint_training(name, "all", device)
     policy, several = AugmentationPolicy(), batches.forever()
     pixels = next(several)[0].float() / 255
+    together = len(pixels) // TASKS[name].batch
 
     def augment() -> int:
         for _ in range(8):
             policy(pixels)
-        return 8
+        return 8 * together
 
     def draw() -> int:
         for _ in range(8):
             next(several)
-        return 8
+        return 8 * together
 
     def recover() -> int:
         joint.recover()

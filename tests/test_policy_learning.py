@@ -48,7 +48,7 @@ def test_the_last_steps_see_images_as_they_are_and_move_no_policy(splits, small,
     settings = AugmentationConfig(rule=rule, identity=0.001, until=0.8)
     batches, joint, learner = begin(splits, small(learn="augmentation", every=1, settle=1.0, augmentation=settings))
     applied, policies, augment = [], [], learner.augment
-    learner.augment = lambda images: applied.append(progress) or augment(images)
+    learner.augment = lambda images, batches: applied.append(progress) or augment(images, batches)
     for progress, batch in zip((0.0, 0.5, 0.79, 0.8, 0.99), batches, strict=False):
         joint.step(*batch, progress=progress)
         policies.append(learner.policy.to_dict())
@@ -70,7 +70,7 @@ def test_a_saved_policy_draws_and_does_the_same_from_its_file(splits, small, tmp
     settings = AugmentationConfig(rule="fixed", start=str(tmp_path / "policy.json"))
     *_, second = begin(splits, small(seed=3, augmentation=settings))
     *_, other = begin(splits, small(seed=4, augmentation=settings))
-    (changed, draws), (again, same), (_, others) = (learner.augment(images) for learner in (first, second, other))
+    (changed, [draws]), (again, [same]), (_, [others]) = (learner.augment(images) for learner in (first, second, other))
     assert torch.equal(draws.pairs, same.pairs)
     assert torch.equal(draws.uniforms, same.uniforms)
     assert torch.equal(changed, again)

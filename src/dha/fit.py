@@ -74,7 +74,7 @@ def run(
         started: ``time.monotonic()`` of when the budget began to run; now when not given.
         watch: called after every step with the share of the run that is over and the latest row of metrics.
         resume: go on with the run in ``out`` from its last checkpoint and by its settings; begin where there is none.
-        stoppable: whether SIGINT and SIGTERM end the training after the step under way, with everything saved.
+        stoppable: whether SIGINT and SIGTERM end the training after the steps under way, with everything saved.
 
     Raises:
         DhaError: for a bad setting, source or output folder, before any training; if the training diverges for good, or
@@ -185,29 +185,33 @@ def train(
             position.totals = torch.zeros(3, device=joint.fabric.device)
             position.changes = [0.0] * position.nodes
         joint.network.train()
-        in_trouble = False
+        in_trouble, signal = False, 0.0
         for images, labels in state.everything if joint.settled else state.batches:
-            losses, correct = joint.step(images, labels, progress)
-            position.totals += torch.stack([losses.sum(), correct.sum(), torch.ones_like(losses).sum()])
-            budget.advance()
-            progress, signal = agreed(budget.progress(), stop.signal or 0)
-            if settings.recover_every is not None:
-                due = joint.steps - position.recovered_step >= settings.recover_every
-            else:
-                due = progress - position.recovered >= settings.deadline / RECOVERIES
-            if joint.searching and (due or progress >= settings.deadline):
-                position.recovered, position.recovered_step = progress, joint.steps
-                change, frozen = joint.recover()
-                position.changes = [max(pair) for pair in zip(position.changes, change, strict=True)]
-                if frozen or progress >= settings.deadline:
-                    record.codes(folder, joint)
-                    joint.finish_search()
-                    checkpoints.save(state.state_dict(), write=False)
-            if watch is not None:
-                watch(progress, position.history[-1] if position.history else {})
-            in_trouble = joint.skipped.recently > WATCHED // 2
+            for batch in joint.batches(images, labels, progress):
+                losses, correct = joint.train(batch, progress)
+                position.totals += torch.stack([losses.sum(), correct.sum(), torch.ones_like(losses).sum()])
+                budget.advance()
+                progress, signal = agreed(budget.progress(), stop.signal or 0)
+                if settings.recover_every is not None:
+                    due = joint.steps - position.recovered_step >= settings.recover_every
+                else:
+                    due = progress - position.recovered >= settings.deadline / RECOVERIES
+                if joint.searching and (due or progress >= settings.deadline):
+                    position.recovered, position.recovered_step = progress, joint.steps
+                    change, frozen = joint.recover()
+                    position.changes = [max(pair) for pair in zip(position.changes, change, strict=True)]
+                    if frozen or progress >= settings.deadline:
+                        record.codes(folder, joint)
+                        joint.finish_search()
+                        checkpoints.save(state.state_dict(), write=False)
+                if watch is not None:
+                    watch(progress, position.history[-1] if position.history else {})
+                in_trouble = joint.skipped.recently > WATCHED // 2
+                if in_trouble or progress >= 1:
+                    break
             if in_trouble or progress >= 1:
                 break
+            # A checkpoint knows of whole draws of batches alone.
             if signal:
                 keep(whole=True)
                 raise Interrupted(int(signal), progress)

@@ -4,13 +4,14 @@ Source: DHA (Zhou et al., TMLR 2022, arXiv 2109.05765), algorithm 1; the equatio
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dha.architecture import Limits, derive, recover, sparse_codes
-from dha.augmentation import AugmentationPolicy
+from dha.augmentation import AugmentationPolicy, Draws
 from dha.config import Config
 from dha.data import Preprocessing
 from dha.engine import WeightAverage, check_agreed
@@ -20,6 +21,22 @@ from dha.passes import Passes
 from dha.policy_learning import PolicyLearning, Probe
 from dha.resizing import pixels, training_side
 from dha.skipping import WATCHED, SkippedSteps
+
+
+class Batch(NamedTuple):
+    """What one step trains on.
+
+    Attributes:
+        images: float32 (N, C, S, S) in [0, 1], at the side that is trained on, not augmented.
+        labels: int64 (N,).
+        augmented: the images as they are trained on.
+        draws: what was done to those of all processes; None if nothing.
+    """
+
+    images: Tensor
+    labels: Tensor
+    augmented: Tensor
+    draws: Draws | None
 
 
 class JointTraining:
@@ -68,6 +85,7 @@ class JointTraining:
         self.skipped = SkippedSteps(fabric)
         self.smoothing = torch.tensor(config.hyperparameters.label_smoothing, device=fabric.device)
         self.steps, self.settled = 0, False
+        self.size = config.images_per_step() // fabric.world_size
         self.found: list[Tensor] | None = None
         self._train(network)
 
@@ -89,26 +107,46 @@ class JointTraining:
         self.average = None if self.searching else WeightAverage(self.plain)
 
     def step(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """Train on one batch, or on several one after the other: ``batches``, and ``train`` for each."""
+        done = [self.train(batch, progress) for batch in self.batches(images, labels, progress)]
+        losses, correct = zip(*done, strict=True)
+        return torch.cat(losses), torch.cat(correct)
+
+    def batches(self, images: Tensor, labels: Tensor, progress: float) -> list[Batch]:
+        """Bring images to the side that is trained on, and augment them.
+
+        Args:
+            images: uint8, (N, C, H, W), of one batch or of several, on the device.
+            labels: int64, (N,), on the device.
+            progress: share of the run that is over, in [0, 1].
+        """
+        count, smaller = max(1, len(labels) // self.size), pixels(images, self.side(progress))
+        several = smaller.tensor_split(count), labels.tensor_split(count)
+        learner = self._learner(progress)
+        if learner is None:
+            return [Batch(untouched, answers, untouched, None) for untouched, answers in zip(*several, strict=True)]
+        augmented, draws = learner.augment(smaller, count)
+        return [Batch(*parts) for parts in zip(*several, augmented.tensor_split(count), draws, strict=True)]
+
+    def _learner(self, progress: float) -> PolicyLearning | None:
+        """From ``until`` on there is no policy: it is neither applied nor moved."""
+        return self.learner if self.learner is not None and progress < self.learner.until else None
+
+    def train(self, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
         """Train on one batch; every ``config.every`` steps learn policy and hyper-parameters from a validation batch.
 
         Args:
-            images: uint8, (N, C, H, W), on the device.
-            labels: int64, (N,), on the device.
+            batch: one of those that ``batches`` returned.
             progress: share of the run that is over, in [0, 1].
 
         Returns:
             The loss of each image and whether it was classified correctly, both (N,), on the device.
         """
         due = not self.settled and self.steps % self.config.every == 0
-        # From ``until`` on there is no policy: it is neither applied nor moved.
-        learner = self.learner if self.learner is not None and progress < self.learner.until else None
-        draws, probe, passes, hyper = None, None, self.passes, self.hyper
-        smaller = pixels(images, self.side(progress))
-        if learner is not None:
-            if due and learner.rule is not None:
-                probe = learner.probe(passes.losses, smaller, labels)
-            smaller, draws = learner.augment(smaller)
-        inputs = passes.normalise(smaller)
+        labels, learner, probe, passes, hyper = batch.labels, self._learner(progress), None, self.passes, self.hyper
+        if due and learner is not None and learner.rule is not None:
+            probe = learner.probe(passes.losses, batch.images, labels)
+        inputs = passes.normalise(batch.augmented)
         dropped = hyper.depth.factors(passes.paths, len(labels))
         losses, logits = passes.train(inputs, labels, hyper.smoothing.value, dropped)
         sound = self.skipped.sound(losses)
@@ -126,9 +164,9 @@ class JointTraining:
             if learner is not None:
                 learner.update()
             held_out = self._learn(inputs, labels, active, probe, progress)
-            if learner is not None and draws is not None and learner.by_signal:
+            if learner is not None and batch.draws is not None and learner.by_signal:
                 aligned = learner.by_validation
-                learner.note(draws, passes.alignments(inputs, labels, active, held_out) if aligned else losses)
+                learner.note(batch.draws, passes.alignments(inputs, labels, active, held_out) if aligned else losses)
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(progress)

@@ -58,10 +58,14 @@ class PolicyLearning:
         self.probed: tuple[Draws, Draws, float, HostCopy] | None = None
         self.pending: tuple[Tensor, HostCopy] | None = None
 
-    def augment(self, images: Tensor) -> tuple[Tensor, Draws]:
-        """Return images, float32 (N, C, H, W) in [0, 1], augmented, and the draws of the batch of all processes."""
-        draws = self.policy.draw(len(images) * self.fabric.world_size, self.generator)
-        return self.policy.apply(images, self._mine(draws)), draws
+    def augment(self, images: Tensor, batches: int = 1) -> tuple[Tensor, list[Draws]]:
+        """Return images, float32 (N, C, H, W) in [0, 1], of so many equal batches, augmented, and for each batch the
+        draws of all processes.
+
+        The fewer images there are the more of the time goes to telling the device what to do with them.
+        """
+        draws = self.policy.draw(len(images) * self.fabric.world_size, self.generator).split(batches)
+        return self.policy.apply(images, Draws.join([self._mine(batch) for batch in draws])), draws
 
     @torch.no_grad()
     def probe(
@@ -117,7 +121,7 @@ class PolicyLearning:
         self.optimizer.step()
 
     def _mine(self, draws: Draws) -> Draws:
-        return draws.part(self.fabric.global_rank, self.fabric.world_size)
+        return draws.split(self.fabric.world_size)[self.fabric.global_rank]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the policy, what its rule knows, and what is measured but not learned from yet."""

@@ -1,6 +1,7 @@
 """What a run begins with: settings in which nothing is left open, batches, and the network in its joint training."""
 
 import copy
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -31,6 +32,9 @@ from dha.resizing import pixels
 
 WHITENED, CENTRE = 512, 32
 """Training images, and side in pixels of the centre of each, that the first filters are whitened by."""
+
+TOGETHER, VALUES = 4, 2**21
+"""The most batches that are augmented at once, and numbers in them: more would be out of the cache."""
 
 
 def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric: Fabric) -> Config:
@@ -86,10 +90,11 @@ def prepare(
     order, held_out, draws = (torch.Generator().manual_seed(3 * config.seed + i) for i in range(3))
     size, device = config.images_per_step(), fabric.device
     train, unseen = on_device([splits.train, splits.validation], device)
-    batches = Batches(train, size, order, device, True, share)
+    several = together(config, splits.train)
+    batches = Batches(train, size, order, device, True, share, several)
     everything = batches
     if splits.held_out and config.settle < 1:
-        everything = Batches(train.join(unseen), size, order, device, True, share)
+        everything = Batches(train.join(unseen), size, order, device, True, share, several)
     validation = Batches(unseen, size, held_out, device, True, share)
     network, learn = build(config, preprocessing, len(splits.classes), fabric.device), learned_parts(config.learn)
     drop_path = config.hyperparameters.drop_path
@@ -112,13 +117,29 @@ def prepare(
     else:
         limits = given_limits(network, config.network, shape, config.max_parameters, config.max_flops)
         head = head_weights(network, len(splits.classes))
-    policy = None
-    if "augmentation" in learn or config.augmentation.rule == "fixed":
-        policy = starting_policy(config, preprocessing)
+    policy = starting_policy(config, preprocessing) if augments(config) else None
     joint = JointTraining(network, policy, validation.forever(), preprocessing, config, fabric, draws, limits, head)
     if joint.searching and "architecture" not in learn:
         joint.finish_search()
     return batches, everything, validation, joint
+
+
+def augments(config: Config) -> bool:
+    """Return whether there is a policy."""
+    return "augmentation" in learned_parts(config.learn) or config.augmentation.rule == "fixed"
+
+
+def together(config: Config, images: LabelledImages) -> int:
+    """Return how many batches of these images are augmented at once: what one operation costs hardly depends on how
+    many small images there are, and the policy moves only every ``config.every`` steps.
+    """
+    size = config.images_per_step()
+    if ("augmentation" not in learned_parts(config.learn) and config.augmentation.rule != "fixed") or len(
+        images
+    ) < size:
+        return 1
+    most = min(TOGETHER, VALUES // (size * math.prod(images.shape)))
+    return max(count for count in range(1, max(1, most) + 1) if config.every % count == 0)
 
 
 def centres(images: LabelledImages) -> Tensor:

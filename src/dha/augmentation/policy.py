@@ -29,9 +29,15 @@ class Draws:
     pairs: Tensor
     uniforms: Tensor
 
-    def part(self, index: int, count: int) -> "Draws":
-        """Return the draws of one of ``count`` equal parts of the batch, in order."""
-        return Draws(self.pairs.tensor_split(count)[index], self.uniforms.tensor_split(count)[index])
+    def split(self, count: int) -> "list[Draws]":
+        """Return the draws of ``count`` equal parts of the batch, in order."""
+        parts = zip(self.pairs.tensor_split(count), self.uniforms.tensor_split(count), strict=True)
+        return [Draws(*part) for part in parts]
+
+    @classmethod
+    def join(cls, parts: "Sequence[Draws]") -> "Draws":
+        """Return the draws of the batch that these are the parts of."""
+        return cls(torch.cat([part.pairs for part in parts]), torch.cat([part.uniforms for part in parts]))
 
 
 class AugmentationPolicy:

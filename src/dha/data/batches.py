@@ -30,6 +30,7 @@ class Batches:
         share: (rank, processes): of every batch, this process takes the part of its rank; all must draw alike.
         drop_last: leave out the smaller batch at the end of an epoch; if N is below `batch_size` it is all there is,
             and is kept.
+        together: how many batches come at once, one behind the other; fewer at the end of an epoch.
 
     Raises:
         DhaError: if there are no images or the batch size is below 1.
@@ -43,6 +44,7 @@ class Batches:
         device: torch.device,
         drop_last: bool,
         share: tuple[int, int] = (0, 1),
+        together: int = 1,
     ) -> None:
         _check(data, batch_size)
         self._data, self._device = data, device
@@ -53,7 +55,7 @@ class Batches:
         self._size = min(batch_size, len(data)) // processes * processes
         self._processes = processes
         self._generator = generator
-        self._drop_last = drop_last
+        self._drop_last, self._together = drop_last, together
         self._order: Tensor | None = None
         self._began = generator.get_state()
         self._taken = 0
@@ -64,7 +66,7 @@ class Batches:
         return full + bool(rest and not self._drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one epoch: images, uint8 (B, C, H, W), and labels, int64 (B,), on the device.
+        """Yield one epoch: images, uint8 (B, C, H, W), and labels, int64 (B,), of ``together`` batches, on the device.
 
         An epoch that was broken off, or was under way when the state was saved, is gone on with.
         """
@@ -77,11 +79,12 @@ class Batches:
             if self._data.device.type == "cuda":
                 order = order.pin_memory()  # only from pinned memory does the copy not wait for the device
             order = order.to(self._data.device, non_blocking=True)
-        starts = range(self._taken * self._size, len(self) * self._size, self._size)
-        mine = (order[i : i + self._size].tensor_split(self._processes)[self._rank] for i in starts)
-        for batch in self._read_ahead(mine) if reading else map(self._data.at, mine):
-            self._taken += 1
-            yield batch
+        batches = order[: len(self) * self._size].split(self._size)[self._taken :]
+        parts = [batch.tensor_split(self._processes)[self._rank] for batch in batches]
+        mine = (torch.cat(parts[i : i + self._together]) for i in range(0, len(parts), self._together))
+        for several in self._read_ahead(mine) if reading else map(self._data.at, mine):
+            self._taken = min(self._taken + self._together, len(self))
+            yield several
         self._order = None
 
     def _draw_order(self) -> None:
