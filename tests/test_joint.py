@@ -37,6 +37,33 @@ def joint_training(splits, config, device="cpu"):
     return batches, joint
 
 
+def test_batches_that_are_augmented_at_once_are_augmented_as_their_draws_say(splits, small):
+    batches, joint = joint_training(splits, small(augmentation=AugmentationConfig(identity=0.1), batch_size=16))
+    images, labels = next(iter(batches))
+    assert len(labels) == 64, "four batches"
+    several = joint.batches(images, labels, progress=0.5)
+    assert [len(batch.labels) for batch in several] == [16] * 4
+    assert torch.equal(torch.cat([batch.images for batch in several]), images / 255)
+    assert torch.equal(torch.cat([batch.labels for batch in several]), labels)
+    assert joint.policy is not None
+    draws = [batch.draws for batch in several if batch.draws is not None]
+    assert len(draws) == 4
+    assert not torch.equal(draws[0].uniforms, draws[1].uniforms)
+    for batch, drawn in zip(several, draws, strict=True):
+        torch.testing.assert_close(batch.augmented, joint.policy.apply(batch.images, drawn), rtol=0, atol=1e-6)
+        assert not torch.equal(batch.augmented, batch.images)
+    twin = joint_training(splits, small(augmentation=AugmentationConfig(identity=0.1), batch_size=16))[1]
+    for training in (joint, twin):
+        training.network.train()
+        assert training.learner is not None
+        training.learner.generator.manual_seed(1)
+    losses, correct = joint.step(images, labels, progress=0.5)
+    one_by_one = [twin.train(batch, progress=0.5) for batch in twin.batches(images, labels, progress=0.5)]
+    assert joint.steps == twin.steps == 4
+    assert torch.equal(losses, torch.cat([loss for loss, _ in one_by_one]))
+    assert torch.equal(correct, torch.cat([right for _, right in one_by_one]))
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_step_is_that_of_torch_when_nothing_is_learned(splits, small, optimizer):
     settings = HyperparametersConfig(

@@ -48,7 +48,7 @@ def test_the_last_steps_see_images_as_they_are_and_move_no_policy(splits, small,
     settings = AugmentationConfig(rule=rule, identity=0.001, until=0.8)
     batches, joint, learner = begin(splits, small(learn="augmentation", every=1, settle=1.0, augmentation=settings))
     applied, policies, augment = [], [], learner.augment
-    learner.augment = lambda images, batches: applied.append(progress) or augment(images, batches)
+    learner.augment = lambda images, batches=1: applied.append(progress) or augment(images, batches)
     for progress, batch in zip((0.0, 0.5, 0.79, 0.8, 0.99), batches, strict=False):
         joint.step(*batch, progress=progress)
         policies.append(learner.policy.to_dict())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dha import DhaError
+from dha import AugmentationConfig, DhaError
 from dha.architecture import BRANCHES, genotype_of
 from dha.architecture import OPERATIONS as CELL_OPERATIONS
 from dha.architecture.mobile import LAYERS
@@ -13,7 +13,7 @@ from dha.augmentation import AugmentationPolicy
 from dha.data import LabelledImages, Preprocessing, load_source, split
 from dha.engine import make_fabric
 from dha.fit import run
-from dha.prepare import CENTRE, WHITENED, build, centres, prepare, resolve
+from dha.prepare import CENTRE, WHITENED, build, centres, prepare, resolve, together
 
 
 def test_nothing_set_means_a_budget_by_the_number_of_images(small):
@@ -89,3 +89,23 @@ def test_centres_are_of_images_from_first_to_last(count, step):
 def test_small_images_are_their_own_centres():
     images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
     torch.testing.assert_close(centres(LabelledImages(images, torch.zeros(2, dtype=torch.int64))), images / 255)
+
+
+@pytest.mark.parametrize(
+    ("side", "settings", "expected"),
+    [
+        (32, {}, 4),
+        (64, {}, 2),  # 128 images of 64 pixels are 1.6 million numbers
+        (224, {}, 1),
+        (32, {"every": 6}, 3),
+        (32, {"every": 1}, 1),
+        (32, {"batch_size": 300}, 1),  # fewer images than that
+        (32, {"learn": "hyperparameters"}, 1),
+        (32, {"learn": "none", "augmentation": AugmentationConfig(rule="fixed")}, 4),
+    ],
+)
+def test_batches_are_augmented_at_once_where_the_policy_waits_and_images_are_small(small, side, settings, expected):
+    images = LabelledImages(
+        torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(200, 3, side, side), torch.arange(200) % 2
+    )
+    assert together(small(**{"batch_size": 64, "every": 24, **settings}), images) == expected

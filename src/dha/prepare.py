@@ -134,9 +134,7 @@ def together(config: Config, images: LabelledImages) -> int:
     many small images there are, and the policy moves only every ``config.every`` steps.
     """
     size = config.images_per_step()
-    if ("augmentation" not in learned_parts(config.learn) and config.augmentation.rule != "fixed") or len(
-        images
-    ) < size:
+    if not augments(config) or len(images) < size:
         return 1
     most = min(TOGETHER, VALUES // (size * math.prod(images.shape)))
     return max(count for count in range(1, max(1, most) + 1) if config.every % count == 0)

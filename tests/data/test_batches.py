@@ -52,6 +52,32 @@ def test_drop_last_leaves_out_the_smaller_batch_but_never_all(count: int, expect
     assert len(epoch) == len(expected)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_several_batches_come_at_once_in_the_same_order(processes):
+    def of(rank: int, together: int) -> Batches:
+        generator = torch.Generator().manual_seed(0)
+        return Batches(numbered(27), 4, generator, CPU, True, (rank, processes), together)
+
+    for rank in range(processes):
+        one, several = of(rank, 1), of(rank, 4)
+        assert len(one) == len(several) == 6
+        assert [len(labels) for _, labels in several] == [16 // processes, 8 // processes]
+        order(one)
+        assert order(one) == order(several), "the second epoch"
+
+
+def test_an_epoch_goes_on_behind_the_batches_that_came_at_once():
+    first = Batches(numbered(27), 4, torch.Generator().manual_seed(0), CPU, True, together=4)
+    expected = order(first)
+    again = Batches(numbered(27), 4, torch.Generator().manual_seed(0), CPU, True, together=4)
+    next(iter(again))
+    state = again.state_dict()
+    assert state["taken"] == 4
+    resumed = Batches(numbered(27), 4, torch.Generator(), CPU, True, together=4)
+    resumed.load_state_dict(state)
+    assert order(resumed) == expected[16:]
+
+
 def test_forever_goes_on_with_full_epochs():
     drawn = [labels.tolist() for _, labels in islice(batches(6, 4).forever(), 6)]
     epochs = [drawn[i] + drawn[i + 1] for i in (0, 2, 4)]
