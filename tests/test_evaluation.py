@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from dha.data import Preprocessing, load_source, measure, split
 from dha.engine import make_fabric
-from dha.evaluation import best_by_validation, closing_seconds, evaluate
+from dha.evaluation import STATISTICS_IMAGES, best_by_validation, closing_seconds, evaluate, refresh_statistics
 from dha.prepare import prepare, resolve
 
 
@@ -53,6 +53,19 @@ def test_statistics_that_lag_are_replaced(run):
     arguments = splits.validation, joint.preprocessing, 64, torch.device("cpu")
     lagging = evaluate(joint.plain, *arguments)[0]
     assert evaluate(best_by_validation(joint, batches, splits, config), *arguments)[0] < lagging
+
+
+def test_statistics_are_of_a_few_batches_however_many_come_at_once(small):
+    splits = split(load_source("digits"), validation_fraction=0.1, test_fraction=0.15, seed=0)
+    fabric = make_fabric("cpu", "32", 8)
+    preprocessing = Preprocessing(8, 1, *measure(splits.train.images))
+    config = resolve(small(learn="augmentation"), splits, preprocessing, fabric)
+    batches, *_, joint = prepare(splits, preprocessing, config, fabric)
+    assert len(next(iter(batches))[1]) > config.images_per_step()
+    seen = []
+    joint.plain.register_forward_pre_hook(lambda network, inputs: seen.append(len(inputs[0])))
+    refresh_statistics(joint.plain, joint, batches, config)
+    assert seen == [64] * (STATISTICS_IMAGES // 64)
 
 
 def test_time_for_the_end_is_set_aside(run):
