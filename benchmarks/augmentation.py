@@ -4,12 +4,12 @@
     python benchmarks/augmentation.py --sides 32 224 --blocks 5 --threads 2
 
 All get batches of bytes and give batches of floats, two random operations per image; 512 images of less than 100
-pixels at once, as in a run, and 16 larger ones. torch has one thread, and the
-clock is that of the process, unless `--threads` gives it more, or `--device cuda` moves the batched ones to a GPU: then
-it is the one on the wall. Pillow is one worker. Blocks take turns, figures are medians over blocks. Ours is the uniform
-policy over all operations, Pillow draws from the same operations but flip and crop. kornia draws one pair of operations
-for a whole batch, which is a smaller job; "one by one" gives it batches of a single image, so that every image has a
-pair of its own, as with the others. Prints a Markdown table and writes augmentation.json.
+pixels at once, as in a run, and 16 larger ones. torch has one thread, and the clock is that of the process, unless
+`--threads` gives it more, or `--device cuda` moves the batched ones to a GPU: then it is the one on the wall. Pillow is
+one worker. Blocks take turns, figures are medians over blocks. Ours is the uniform policy over all operations, Pillow
+draws from the same operations but flip and crop. kornia draws one pair of operations for a whole batch, which is a
+smaller job; "one by one" gives it batches of a single image, so that every image has a pair of its own, as with the
+others. Prints a Markdown table and writes augmentation.json.
 """
 
 import argparse

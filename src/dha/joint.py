@@ -58,6 +58,7 @@ class JointTraining:
         learner: of the policy, or None.
         found: what each of the sparse codes had chosen when the search ended; None before.
         skipped: the steps left out because their loss was not finite.
+        size: images of a full batch in this process.
     """
 
     def __init__(
@@ -87,9 +88,9 @@ class JointTraining:
         self.steps, self.settled = 0, False
         self.size = config.images_per_step() // fabric.world_size
         self.found: list[Tensor] | None = None
-        self._train(network)
+        self._begin(network)
 
-    def _train(self, network: nn.Module) -> None:
+    def _begin(self, network: nn.Module) -> None:
         self.passes = Passes(network, self.preprocessing, self.fabric, self.given)
         self.plain, self.network = self.passes.plain, self.passes.network
         self.codes = sparse_codes(network)
@@ -107,7 +108,10 @@ class JointTraining:
         self.average = None if self.searching else WeightAverage(self.plain)
 
     def step(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Train on one batch, or on several one after the other: ``batches``, and ``train`` for each."""
+        """Train on one batch, or on several one after the other: ``batches``, and ``train`` for each.
+
+        Arguments are those of ``batches``; what is returned is that of ``train``, of all images.
+        """
         done = [self.train(batch, progress) for batch in self.batches(images, labels, progress)]
         losses, correct = zip(*done, strict=True)
         return torch.cat(losses), torch.cat(correct)
@@ -263,7 +267,7 @@ class JointTraining:
     def finish_search(self) -> None:
         """Go on with the derived network alone: the same function, with no architecture parameters."""
         self.found = [codes.chosen.clone() for codes in self.codes]
-        self._train(self.derived())
+        self._begin(self.derived())
 
     def is_sound(self) -> bool:
         """Return whether all weights are finite; waits for the device."""
