@@ -8,15 +8,21 @@ from dha.evaluation import STATISTICS_IMAGES, best_by_validation, closing_second
 from dha.prepare import prepare, resolve
 
 
-@pytest.fixture
-def run(small):
-    """Batches and joint training of a plain network on digits, after a few steps, with splits and settings."""
+def begin(config):
+    """Return batches and joint training on digits before the first step, splits and settings."""
     splits = split(load_source("digits"), validation_fraction=0.1, test_fraction=0.15, seed=0)
     fabric = make_fabric("cpu", "32", 8)
     preprocessing = Preprocessing(8, 1, *measure(splits.train.images))
-    config = resolve(small(learn="none"), splits, preprocessing, fabric)
+    config = resolve(config, splits, preprocessing, fabric)
     batches, *_, joint = prepare(splits, preprocessing, config, fabric)
     joint.network.train()
+    return batches, joint, splits, config
+
+
+@pytest.fixture
+def run(small):
+    """What ``begin`` returns for a plain network, after a few steps."""
+    batches, joint, splits, config = begin(small(learn="none"))
     for index, (images, labels) in enumerate(batches):
         joint.step(images, labels, 0.05 * index)
     return batches, joint, splits, config
@@ -56,11 +62,7 @@ def test_statistics_that_lag_are_replaced(run):
 
 
 def test_statistics_are_of_a_few_batches_however_many_come_at_once(small):
-    splits = split(load_source("digits"), validation_fraction=0.1, test_fraction=0.15, seed=0)
-    fabric = make_fabric("cpu", "32", 8)
-    preprocessing = Preprocessing(8, 1, *measure(splits.train.images))
-    config = resolve(small(learn="augmentation"), splits, preprocessing, fabric)
-    batches, *_, joint = prepare(splits, preprocessing, config, fabric)
+    batches, joint, _, config = begin(small(learn="augmentation"))
     assert len(next(iter(batches))[1]) > config.images_per_step()
     seen = []
     joint.plain.register_forward_pre_hook(lambda network, inputs: seen.append(len(inputs[0])))

@@ -34,7 +34,7 @@ WHITENED, CENTRE = 512, 32
 """Training images, and side in pixels of the centre of each, that the first filters are whitened by."""
 
 TOGETHER, VALUES = 4, 2**21
-"""The most batches that are augmented at once, and numbers in them: more would be out of the cache."""
+"""The most batches that are augmented at once, and numbers in them; more have not been tried."""
 
 
 def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric: Fabric) -> Config:
@@ -130,8 +130,8 @@ def augments(config: Config) -> bool:
 
 
 def together(config: Config, images: LabelledImages) -> int:
-    """Return how many batches of these images are augmented at once: what one operation costs hardly depends on how
-    many small images there are, and the policy moves only every ``config.every`` steps.
+    """Return how many batches of these images are augmented at once: four times as many small images take about twice
+    as long, and the policy moves only every ``config.every`` steps.
     """
     size = config.images_per_step()
     if not augments(config) or len(images) < size:
