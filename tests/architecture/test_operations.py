@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dha.architecture.operations import OPERATIONS, FactorizedReduce, absorb
+from dha.architecture.operations import OPERATIONS, FactorizedReduce, absorb, weighted
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -17,6 +17,25 @@ def test_shapes_and_absorption(name, stride, size):
     assert before.shape == (3, 6, -(-size // stride), -(-size // stride))
     absorb(operation, torch.tensor(-0.37))
     torch.testing.assert_close(operation(images), -0.37 * before)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_weighted_operation_is_the_operation_times_the_weight(name, stride):
+    operation, images = OPERATIONS[name](6, stride).double(), torch.randn(8, 6, 8, 8).double().requires_grad_()
+    for parameter in operation.parameters():
+        parameter.data.normal_()
+    weight = torch.tensor(-0.37).double().requires_grad_()
+    wanted = [images, weight, *operation.parameters()]
+    state, ends = {n: v.clone() for n, v in operation.state_dict().items()}, []
+    for output in (lambda: weight * operation(images), lambda: weighted(operation, images, weight)):
+        operation.load_state_dict(state)
+        outputs = output()
+        # Any function of what comes out that is not linear.
+        gradients = torch.autograd.grad(outputs.sin().sum(), wanted)
+        ends.append([outputs, *gradients, *(buffer.clone() for buffer in operation.buffers())])
+    for ours, theirs in zip(ends[1], ends[0], strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_factorized_reduce_looks_at_every_pixel_of_two_by_two_blocks_diagonal():

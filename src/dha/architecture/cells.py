@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dha.architecture.genotype import Genotype, Node
-from dha.architecture.operations import OPERATIONS, absorb, reduce_norm, relu_conv_norm
+from dha.architecture.operations import OPERATIONS, absorb, reduce_norm, relu_conv_norm, weighted
 from dha.architecture.sparse import SparseCodes
 
 INPUTS_PER_NODE = 2
@@ -77,9 +77,11 @@ class Cell(nn.Module):
         """Compute only the operations that ``nodes`` names, each multiplied by its weight where weights are given."""
         states = [self.older(older), self.newer(newer)]
         for index, (operations, node) in enumerate(zip(self.nodes, nodes, strict=True)):
-            terms = [operations[f"{source}-{name}"](states[source]) for source, name in node]  # pyright: ignore[reportIndexIssue]
-            if weights is not None:
-                terms = [w.to(term.dtype) * term for w, term in zip(weights[index], terms, strict=True)]
+            chosen = [(operations[f"{source}-{name}"], states[source]) for source, name in node]  # pyright: ignore[reportIndexIssue]
+            if weights is None:
+                terms = [operation(state) for operation, state in chosen]
+            else:
+                terms = [weighted(*pair, weight) for pair, weight in zip(chosen, weights[index], strict=True)]
             states.append(sum(terms[1:], start=terms[0]))
         return torch.cat(states[2:], dim=1)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from dha.architecture.cells import CellSearchNetwork
-from dha.architecture.operations import Scale, absorb
+from dha.architecture.operations import Scale, absorb, weighted
 from dha.architecture.sparse import SparseCodes
 
 
@@ -77,8 +77,11 @@ class SparseChoice(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the weighted sum of the chosen candidates of ``x``, differentiable in their weights and the code."""
         weights = self.codes.weights()[0].unbind()
-        outputs = [self.candidates[name](x) for name in self.chosen()]
-        terms: list[Tensor] = [w.to(output.dtype) * output for w, output in zip(weights, outputs, strict=True)]
+        candidates = [self.candidates[name] for name in self.chosen()]
+        terms: list[Tensor] = [
+            weighted(candidate, x, weight)  # pyright: ignore[reportArgumentType]
+            for candidate, weight in zip(candidates, weights, strict=True)
+        ]
         return sum(terms[1:], start=terms[0])
 
     @torch.no_grad()

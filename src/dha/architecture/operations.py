@@ -1,14 +1,15 @@
 """The seven candidate operations of the cell space (DARTS, Liu et al., ICLR 2019, section 3.1).
 
-Every operation is an ``nn.Sequential`` whose last layer carries a per-channel or scalar ``weight``: a BatchNorm, or a
-``Scale``. That is what lets a mixing weight of the search network be absorbed without changing the function (see
-``absorb``).
+Every operation is an ``nn.Sequential`` whose last layer is linear in its per-channel or scalar parameters: a BatchNorm,
+or a ``Scale``. That is what lets a mixing weight of the search network go into these parameters, for a pass
+(``weighted``) or for good (``absorb``).
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from dha.architecture.depthwise import DepthwiseConv2d
 
@@ -82,6 +83,16 @@ OPERATIONS: dict[str, Callable[[int, int], nn.Sequential]] = {
     "dilated_5x5": lambda c, s: _dilated(c, 5, s),
 }
 """Name -> constructor of the operation from (channels, stride); all map (N, C, H, W) to (N, C, H/stride, W/stride)."""
+
+
+def weighted(operation: nn.Sequential, x: Tensor, weight: Tensor) -> Tensor:
+    """Return ``weight`` (a scalar) times what ``operation`` returns for ``x``, differentiable in both.
+
+    It is the parameters of the last layer that are multiplied, not an image's worth of numbers.
+    """
+    last = len(operation) - 1
+    parameters = {f"{last}.{name}": weight * p for name, p in operation[last].named_parameters()}
+    return functional_call(operation, parameters, (x,))
 
 
 @torch.no_grad()
