@@ -23,11 +23,12 @@ from dha.architecture import (
 from dha.augmentation import OPERATIONS, AugmentationPolicy
 from dha.automatic import HEAVY_PASSES, SEARCHED_PASSES, SHARE, affordable, choose_size, fastest, open_precisions
 from dha.config import PARTS, Config, learned_parts, parse_budget
-from dha.data import Batches, LabelledImages, Preprocessing, Splits, on_device
+from dha.data import Batches, LabelledImages, Preprocessing, Splits, on_device, sequential
 from dha.engine import set_precision
 from dha.errors import DhaError
 from dha.joint import JointTraining
 from dha.pace import seconds_by_choice, seconds_per_image
+from dha.rehearsal import rehearse
 from dha.resizing import pixels
 
 WHITENED, CENTRE = 512, 32
@@ -121,6 +122,9 @@ def prepare(
     joint = JointTraining(network, policy, validation.forever(), preprocessing, config, fabric, draws, limits, head)
     if joint.searching and "architecture" not in learn:
         joint.finish_search()
+    if joint.passes.graphs.possible:
+        images, labels = next(sequential(train, size, device))
+        rehearse(joint.passes, pixels(images, joint.side(0.0)), labels, joint.smoothing)
     return batches, everything, validation, joint
 
 
