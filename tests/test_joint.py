@@ -18,7 +18,7 @@ from dha.engine import make_fabric
 from dha.hyperparameter_learning import BACKBONE, CLIP
 from dha.hyperparameters import cosine, cosine_schedule, smoothing_direction
 from dha.hyperparameters.learned_optimizer import DECAYS
-from dha.joint import JointTraining
+from dha.joint import RARELY, JointTraining
 from dha.prepare import prepare, resolve
 from dha.skipping import WATCHED
 from dha.state import _joint_state, _load_joint
@@ -306,6 +306,38 @@ def test_backbone_and_head_move_by_their_own_cosines(splits):
     assert signs == {-1, 1}, "both cases have come up"
 
 
+@pytest.mark.parametrize(
+    ("every", "drop_path", "untouched"),
+    [(RARELY, 0.0, [0, 10, 20]), (RARELY, 0.1, []), (2, 0.0, [])],
+)
+def test_the_rare_steps_that_are_probed_train_on_untouched_images(
+    splits, small, every, drop_path, untouched, monkeypatch
+):
+    augmentation = AugmentationConfig(identity=0.1)
+    settings = HyperparametersConfig(drop_path=drop_path)
+    config = small(space="residual", every=every, augmentation=augmentation, hyperparameters=settings)
+    batches, joint = joint_training(splits, config)
+    joint.network.train()
+    assert joint.learner is not None
+    trained, probes, train, learn = [], [], joint.passes.train, joint.learner.learn
+    monkeypatch.setattr(joint.passes, "train", lambda inputs, *rest: (trained.append(inputs), train(inputs, *rest))[1])
+    monkeypatch.setattr(joint.learner, "learn", lambda *probe: (probes.append(probe), learn(*probe)))
+    several = (batch for draw in batches.forever() for batch in joint.batches(*draw, progress=0.3))
+    plain = []
+    for number, batch in zip(range(24), several, strict=False):
+        before = joint.passes.losses(batch.images, batch.labels)
+        joint.train(batch, progress=0.3)
+        if torch.equal(trained[-1], joint.passes.normalise(batch.images)):
+            plain.append(number)
+        if number % every == 0:
+            (draws, known, changed), _, _ = probes[-1]
+            torch.testing.assert_close(known, before)
+            assert len(draws.pairs) == len(changed) == len(known)
+            assert not torch.equal(known, changed)
+    assert plain == untouched
+    assert len(probes) == -(-24 // every)
+
+
 class Noisy(nn.Module):
     def forward(self, x):
         return F.dropout(x, 0.5, training=self.training)
@@ -331,15 +363,20 @@ def test_dropout_is_off_where_policy_and_hyperparameters_learn(splits):
 
 
 # One training pass is recorded. Others are not: the validation pass and two of the alignments; or two of a probe of
-# training images, the validation pass, which the probe of validation images begins with, and one more of that.
+# training images, one where the training pass begins it, the validation pass, which the probe of validation images
+# begins with, and one more of that.
 @pytest.mark.parametrize(
-    ("rule", "recorded"),
-    [("validation", [True, False, False, False]), ("generalisation", [False, False, True, False, False])],
+    ("rule", "every", "recorded"),
+    [
+        ("validation", 1, [True, False, False, False]),
+        ("generalisation", 1, [True, False, False, False, False]),
+        ("generalisation", RARELY, [True, False, False, False]),
+    ],
 )
-def test_running_statistics_see_training_images_only(splits, small, rule, recorded):
-    batches, joint = joint_training(splits, small(every=1, augmentation=AugmentationConfig(rule=rule)))
+def test_running_statistics_see_training_images_only(splits, small, rule, every, recorded):
+    batches, joint = joint_training(splits, small(every=every, augmentation=AugmentationConfig(rule=rule)))
     joint.network.train()
-    images, labels = next(iter(batches))
+    images, labels = (tensor[: joint.size] for tensor in next(iter(batches)))
     joint.step(images, labels, 0.0)
     norm = joint.plain.stem[-1]
     before = norm.running_mean.clone(), norm.running_var.clone()
@@ -347,6 +384,7 @@ def test_running_statistics_see_training_images_only(splits, small, rule, record
     joint.validation = iter([(torch.full_like(held_out[0], 255), held_out[1])] * 2)
     passes = []
     hook = norm.register_forward_hook(lambda module, inputs, output: passes.append(module.track_running_stats))
+    joint.steps = 0
     joint.step(images, labels, 0.0)
     hook.remove()
     assert passes == recorded

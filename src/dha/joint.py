@@ -17,10 +17,13 @@ from dha.data import Preprocessing
 from dha.engine import WeightAverage, check_agreed
 from dha.hyperparameter_learning import HyperparameterLearning
 from dha.hyperparameters import cosine_schedule, norm
-from dha.passes import Passes
+from dha.passes import Passes, per_image
 from dha.policy_learning import PolicyLearning, Probe
 from dha.resizing import pixels, training_side
 from dha.skipping import WATCHED, SkippedSteps
+
+RARELY = 10
+"""Where a policy is probed no more often than once in so many steps, these train on untouched images: a pass less."""
 
 
 class Batch(NamedTuple):
@@ -29,7 +32,7 @@ class Batch(NamedTuple):
     Attributes:
         images: float32 (N, C, S, S) in [0, 1], at the side that is trained on, not augmented.
         labels: int64 (N,).
-        augmented: the images as they are trained on.
+        augmented: the images as most steps train on them.
         draws: what was done to those of all processes; None if nothing.
     """
 
@@ -102,7 +105,7 @@ class JointTraining:
         self.optimizer = self.hyper.optimizer(groups if self.head else groups[:1])
         if self.searching:
             self.code_optimizer = torch.optim.Adam(
-                compressed, lr=self.config.architecture.learning_rate, betas=(0.5, 0.999)
+                compressed, lr=self.config.architecture.learning_rate, betas=(0.5, 0.999), fused=True
             )
         # What is still searched has no weights to average yet.
         self.average = None if self.searching else WeightAverage(self.plain)
@@ -148,11 +151,15 @@ class JointTraining:
         """
         due = not self.settled and self.steps % self.config.every == 0
         labels, learner, probe, passes, hyper = batch.labels, self._learner(progress), None, self.passes, self.hyper
-        if due and learner is not None and learner.rule is not None:
-            probe = learner.probe(passes.losses, batch.images, labels)
-        inputs = passes.normalise(batch.augmented)
         dropped = hyper.depth.factors(passes.paths, len(labels))
+        prober = learner if due and learner is not None and learner.rule is not None else None
+        # The losses of untouched images are known where these are trained on, with nothing at random.
+        untouched = prober is not None and self.config.every >= RARELY and dropped is None and not passes.others
+        inputs = passes.normalise(batch.images if untouched else batch.augmented)
         losses, logits = passes.train(inputs, labels, hyper.smoothing.value, dropped)
+        if prober is not None:
+            known = per_image(logits, labels) if untouched else None
+            probe = prober.probe(passes.losses, batch.images, labels, known)
         sound = self.skipped.sound(losses)
         if self.searching:
             if self.config.architecture.loss == "training":

@@ -112,7 +112,7 @@ class Passes:
 
     def _losses(self, images: Tensor, labels: Tensor) -> list[Tensor]:
         with self.quietly():
-            return [F.cross_entropy(self.plain(self.normalise(images)).float(), labels, reduction="none")]
+            return [per_image(self.plain(self.normalise(images)), labels)]
 
     def held_out(
         self, images: Tensor, labels: Tensor, smoothing: Tensor, weights: Sequence[Tensor]
@@ -138,7 +138,7 @@ class Passes:
         # Past Fabric's wrapper, which wants every backward pass to be one of training.
         with self.quietly():
             logits = self.plain(self.normalise(images)).float()
-        losses = F.cross_entropy(logits.detach(), labels, reduction="none")
+        losses = per_image(logits.detach(), labels)
         loss = smoothed_cross_entropy(logits, labels, smoothing).mean()
         return [losses, *torch.autograd.grad(loss, self._wanted, allow_unused=True)]
 
@@ -153,7 +153,12 @@ class Passes:
 
         # In float32 whatever the precision of the run: the rounding of bfloat16 would drown the differences.
         def losses() -> Tensor:
-            return F.cross_entropy(self.plain(inputs), labels, reduction="none")
+            return per_image(self.plain(inputs), labels)
 
         with undisturbed(self.norms, self.others):
             return alignments(losses, weights, direction)
+
+
+def per_image(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the loss (N,) of each image, without label smoothing, of logits (N, classes) in any precision."""
+    return F.cross_entropy(logits.float(), labels, reduction="none")
