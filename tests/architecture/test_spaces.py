@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from dha import DhaError
 from dha.architecture import SIZES, Size, derive, plain_network, search_network
@@ -34,3 +35,22 @@ def test_unknown_spaces_are_named():
     genotype = search_network("residual", 3, 5, 16, Size(4, 1, 16)).genotype.to_dict()
     with pytest.raises(DhaError, match="space 'dense'"):
         plain_network({**genotype, "space": "dense"}, 3, 5, 16)
+
+
+@pytest.mark.parametrize("space", ["cells", "residual", "mobile"])
+@pytest.mark.parametrize("plain", [False, True])
+def test_gradients_reach_batch_norms_as_these_take_them_fastest(space, plain):
+    network = search_network(space, 3, 10, 32, Size(8, 3, 32))
+    network = (derive(network) if plain else network).to(memory_format=torch.channels_last)  # pyright: ignore
+    seen = []
+
+    def watch(module, inputs, output):
+        output.register_hook(lambda g: seen.append(g.is_contiguous(memory_format=torch.channels_last)))
+
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(watch)
+    images = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    network(images).square().sum().backward()
+    assert len(seen) >= 7
+    assert all(seen)

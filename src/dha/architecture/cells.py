@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dha.architecture.genotype import Genotype, Node
-from dha.architecture.operations import OPERATIONS, absorb, reduce_norm, relu_conv_norm, weighted
+from dha.architecture.operations import OPERATIONS, absorb, dense_gradient, reduce_norm, relu_conv_norm, weighted
 from dha.architecture.sparse import SparseCodes
 
 INPUTS_PER_NODE = 2
@@ -83,7 +83,7 @@ class Cell(nn.Module):
             else:
                 terms = [weighted(*pair, weight) for pair, weight in zip(chosen, weights[index], strict=True)]
             states.append(sum(terms[1:], start=terms[0]))
-        return torch.cat(states[2:], dim=1)
+        return torch.cat([dense_gradient(state) for state in states[2:]], dim=1)
 
 
 class CellNetwork(nn.Module):

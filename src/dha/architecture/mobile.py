@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dha.architecture.blocks import BlockNetwork, Choice
 from dha.architecture.depthwise import DepthwiseConv2d
 from dha.architecture.drop_path import DropPath
-from dha.architecture.operations import Scale
+from dha.architecture.operations import Scale, dense_gradient
 from dha.architecture.residual import SMALLEST, conv_norm, shrinking
 
 WIDTH = 32
@@ -158,7 +158,7 @@ class MobileNetwork(BlockNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, classes)."""
-        return self.head(self.body(images).mean(dim=(2, 3)))
+        return self.head(dense_gradient(self.body(images)).mean(dim=(2, 3)))
 
 
 def proportional(channels: int, width: int) -> int:
