@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
+from dha.architecture.convolution import within
+
 SMALL = 100
 """Pixels per image up to which the weight gradient is computed tap by tap."""
 
@@ -33,12 +35,9 @@ class DepthwiseConv2d(nn.Conv2d):
             # In the precision of the weights, because the kernels of bfloat16 are many times slower.
             with torch.autocast("cpu", enabled=False):
                 return super().forward(input.to(self.weight.dtype)).to(input.dtype)
-        kernel, dilation = self.kernel_size[0], self.dilation[0]
-        # Taps that reach over the whole image only ever see padding.
-        unused = max(0, kernel // 2 - (max(input.shape[2:]) - 1) // dilation)
-        weight = self.weight[:, :, unused : kernel - unused, unused : kernel - unused]
-        kernel -= 2 * unused
-        if (kernel <= 3 and dilation == 1) or not torch.is_grad_enabled():
+        dilation = self.dilation[0]
+        weight = within(self.weight, input, dilation)
+        if (weight.shape[2] <= 3 and dilation == 1) or not torch.is_grad_enabled():
             return _convolve(input, weight, dilation)
         if torch.is_autocast_enabled("cpu"):
             # Autocast looks inside operations of torch, not inside an autograd function.

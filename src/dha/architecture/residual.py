@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dha.architecture.blocks import BlockNetwork, Choice
+from dha.architecture.convolution import SameConv2d
 from dha.architecture.depthwise import DepthwiseConv2d
 from dha.architecture.drop_path import DropPath
 from dha.architecture.operations import Scale
@@ -21,8 +22,7 @@ SMALLEST = 4
 
 def conv_norm(channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
     """Return a convolution with "same" padding, and BatchNorm."""
-    conv = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)
-    return [conv, nn.BatchNorm2d(channels_out)]
+    return [SameConv2d(channels_in, channels_out, kernel, stride), nn.BatchNorm2d(channels_out)]
 
 
 def conv_norm_relu(channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
