@@ -34,7 +34,7 @@ def main() -> None:
     make_fabric("cpu", "bf16", 32)  # memory is kept as in a run
     print("| channels | side | kernel | PyTorch | dha | PyTorch over dha |")
     print("|---|---|---|---|---|---|")
-    for channels in (32, 64, 128, 256):
+    for channels in (64, 128, 256, 384):
         for side in (2, 3, 4, 5):
             for kernel in (3, 5):
                 module = SameConv2d(channels, channels, kernel)

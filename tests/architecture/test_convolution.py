@@ -8,7 +8,9 @@ from dha.architecture.convolution import MANY, SameConv2d, _FewPixels, within
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (2, 5)])
-def test_values_and_gradients_are_those_of_torch(kernel, size):
+@pytest.mark.parametrize("large", [1, 10**6])
+def test_values_and_gradients_are_those_of_torch(kernel, size, large, monkeypatch):
+    monkeypatch.setattr("dha.architecture.convolution.LARGE", large)
     images = torch.randn(6, 3, *size, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(4, 3, kernel, kernel, dtype=torch.float64, requires_grad=True)
     outputs = _FewPixels.apply(images, within(weight, images)), F.conv2d(images, weight, padding=kernel // 2)
@@ -19,11 +21,13 @@ def test_values_and_gradients_are_those_of_torch(kernel, size):
 
 @pytest.mark.parametrize("side", [2, 4, 5])
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_under_autocast_the_gradients_agree_to_the_precision_of_bfloat16(side, kernel, monkeypatch):
+@pytest.mark.parametrize("large", [1, 10**6])
+def test_under_autocast_the_gradients_agree_to_the_precision_of_bfloat16(side, kernel, large, monkeypatch):
+    monkeypatch.setattr("dha.architecture.convolution.LARGE", large)
     calls, apply = [], _FewPixels.apply
     monkeypatch.setattr(_FewPixels, "apply", lambda *arguments: (calls.append(1), apply(*arguments))[1])
-    module = SameConv2d(8, 12, kernel).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    images = torch.randn(MANY, 8, side, side).contiguous(memory_format=torch.channels_last).requires_grad_()
+    module = SameConv2d(64, 72, kernel).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    images = torch.randn(MANY, 64, side, side).contiguous(memory_format=torch.channels_last).requires_grad_()
     results = []
     for forward in (module.forward, lambda images: nn.Conv2d.forward(module, images)):
         with torch.autocast("cpu", torch.bfloat16):
@@ -41,11 +45,18 @@ def test_under_autocast_the_gradients_agree_to_the_precision_of_bfloat16(side, k
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "images", "side", "half"),
-    [(1, 1, MANY, 4, True), (3, 2, MANY, 4, True), (3, 1, 8, 4, True), (3, 1, MANY, 6, True), (3, 1, MANY, 4, False)],
+    ("kernel", "stride", "channels", "images", "side", "half"),
+    [
+        (1, 1, MANY, MANY, 4, True),
+        (3, 2, MANY, MANY, 4, True),
+        (3, 1, 32, MANY, 4, True),
+        (3, 1, MANY, 32, 4, True),
+        (3, 1, MANY, MANY, 6, True),
+        (3, 1, MANY, MANY, 4, False),
+    ],
 )
-def test_other_convolutions_are_left_to_torch(kernel, stride, images, side, half):
-    module, inputs = SameConv2d(3, 4, kernel, stride), torch.randn(images, 3, side, side)
+def test_other_convolutions_are_left_to_torch(kernel, stride, channels, images, side, half):
+    module, inputs = SameConv2d(channels, 64, kernel, stride), torch.randn(images, channels, side, side)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         out = module(inputs)
         oracle = nn.Conv2d.forward(module, inputs)
