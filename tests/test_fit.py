@@ -18,7 +18,9 @@ from dha.model import TrainedModel
 
 def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
     out = tmp_path / "run"
-    result = run("digits", config=small(epochs=6, batch_size=32), out=out)
+    # With this tolerance no code is frozen before the search is over.
+    architecture = ArchitectureConfig(depth=2, width=4, nodes=2, tolerance=1e-9)
+    result = run("digits", config=small(epochs=6, batch_size=32, architecture=architecture), out=out)
     assert result.test_accuracy is not None
     assert result.test_accuracy > 0.7
 
@@ -37,8 +39,7 @@ def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
     assert float(rows[-1]["policy_entropy"]) != float(rows[0]["policy_entropy"])
     assert "identity>identity" in rows[0]["policy_top_pairs"]
     searching = [row["searching"] for row in rows]
-    assert searching[0] == "1"
-    assert searching[2:] == ["0"] * 4, "the search keeps to its share of the run, if it has not ended before"
+    assert searching == ["1", "1", "0", "0", "0", "0"], "the search keeps to its share of the run"
     changes = [sum(float(v) for k, v in row.items() if k.startswith("change_")) for row in rows]
     assert changes[0] > 0
     assert changes[-1] == 0
