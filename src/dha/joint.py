@@ -273,8 +273,9 @@ class JointTraining:
 
     def finish_search(self) -> None:
         """Go on with the derived network alone: the same function, with no architecture parameters."""
-        self.found = [codes.chosen.clone() for codes in self.codes]
+        self.found, possible = [codes.chosen.clone() for codes in self.codes], self.passes.graphs.possible
         self._begin(self.derived())
+        self.passes.graphs.possible = possible
 
     def is_sound(self) -> bool:
         """Return whether all weights are finite; waits for the device."""

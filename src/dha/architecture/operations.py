@@ -87,7 +87,8 @@ OPERATIONS: dict[str, Callable[[int, int], nn.Sequential]] = {
 def weighted(operation: nn.Sequential, x: Tensor, weight: Tensor) -> Tensor:
     """Return ``weight`` (a scalar) times what ``operation`` returns for ``x``, differentiable in both.
 
-    It is the parameters of the last layer that are multiplied, not an image's worth of numbers.
+    It is the parameters of the last layer that are multiplied, not an image's worth of numbers. While it lasts no other
+    thread may use the operation.
     """
     last = operation[-1]
     parameters = last._parameters
