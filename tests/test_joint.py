@@ -363,14 +363,14 @@ def test_dropout_is_off_where_policy_and_hyperparameters_learn(splits):
 
 
 # One training pass is recorded. Others are not: the validation pass and two of the alignments; or two of a probe of
-# training images, one where the training pass begins it, the validation pass, which the probe of validation images
-# begins with, and one more of that.
+# training images, one where the training pass has the other's losses, the validation pass, which has some of the probe
+# of validation images, and one more of that.
 @pytest.mark.parametrize(
     ("rule", "every", "recorded"),
     [
         ("validation", 1, [True, False, False, False]),
-        ("generalisation", 1, [True, False, False, False, False]),
-        ("generalisation", RARELY, [True, False, False, False]),
+        ("generalisation", 1, [False, False, True, False, False]),
+        ("generalisation", RARELY, [False, True, False, False]),
     ],
 )
 def test_running_statistics_see_training_images_only(splits, small, rule, every, recorded):

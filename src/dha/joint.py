@@ -156,10 +156,15 @@ class JointTraining:
         # The losses of untouched images are known where these are trained on, with nothing at random.
         untouched = prober is not None and self.config.every >= RARELY and dropped is None and not passes.others
         inputs = passes.normalise(batch.images if untouched else batch.augmented)
-        losses, logits = passes.train(inputs, labels, hyper.smoothing.value, dropped)
+        before, tried = None, None
         if prober is not None:
-            known = per_image(logits, labels) if untouched else None
-            probe = prober.probe(passes.losses, batch.images, labels, known)
+            # Not after the pass back, which leaves gradients: both would be held at once.
+            before = None if untouched else passes.losses(batch.images, labels)
+            tried = prober.tried(passes.losses, batch.images, labels)
+        losses, logits = passes.train(inputs, labels, hyper.smoothing.value, dropped)
+        if tried is not None:
+            draws, changed = tried
+            probe = draws, per_image(logits, labels) if before is None else before, changed
         sound = self.skipped.sound(losses)
         if self.searching:
             if self.config.architecture.loss == "training":
@@ -200,8 +205,9 @@ class JointTraining:
             # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
             held_out, losses = self._held_out_gradient(active, images, answers)
         if self.learner is not None and probe is not None:
-            tried = self.learner.probe(self.passes.losses, images, answers, losses)
-            self.learner.learn(probe, tried, progress)
+            draws, changed = self.learner.tried(self.passes.losses, images, answers)
+            plain = self.passes.losses(images, answers) if losses is None else losses
+            self.learner.learn(probe, (draws, plain, changed), progress)
         if self.searching and self.config.architecture.loss == "validation":
             self._step_codes()
             self.code_optimizer.zero_grad()

@@ -23,7 +23,7 @@ from dha.config import AugmentationConfig
 from dha.engine import HostCopy, gathered
 
 Probe = tuple[Draws, Tensor, Tensor]
-"""What was tried on some images, and their losses without and with it."""
+"""What was tried on the images of all processes, and the losses of this one's, without and with it."""
 
 
 class PolicyLearning:
@@ -68,26 +68,20 @@ class PolicyLearning:
         return self.policy.apply(images, Draws.join([self._mine(batch) for batch in draws])), draws
 
     @torch.no_grad()
-    def probe(
-        self, losses: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor, known: Tensor | None = None
-    ) -> Probe:
-        """Return single operations that are tried on some images, and these images' losses without and with.
+    def tried(self, losses: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor) -> tuple[Draws, Tensor]:
+        """Return single operations drawn for the images of all processes, and the losses (n,) of this one's after them.
 
         Args:
             losses: returns the loss (n,) of each of some images with their labels, for the network as it is.
             images: float32 in [0, 1].
             labels: of the images.
-            known: their losses (n,), where those have been computed.
         """
         assert self.rule is not None
         draws = self.rule.probe(len(labels) * self.fabric.world_size, self.generator)
-        plain = losses(images, labels) if known is None else known
-        changed = losses(self.policy.apply(images, self._mine(draws)), labels)
-        return draws, gathered(plain, self.fabric), gathered(changed, self.fabric)
+        return draws, losses(self.policy.apply(images, self._mine(draws)), labels)
 
     def learn(self, seen: Probe, unseen: Probe, progress: float) -> None:
-        """Take in what ``probe`` returned for images of training, not trained on yet, and of validation; set the policy
-        by the probes before.
+        """Take in probes of images of training, not trained on yet, and of validation; set the policy by those before.
 
         Args:
             seen: of training.
@@ -100,7 +94,8 @@ class PolicyLearning:
             sizes = [len(for_training.pairs)] * 2 + [len(for_validation.pairs)] * 2
             plain, changed, unseen_plain, unseen_changed = copy.wait().split(sizes)
             self.rule.learn((for_training, for_validation), (plain, unseen_plain), (changed, unseen_changed), when)
-        self.probed = seen[0], unseen[0], progress, HostCopy(torch.cat([*seen[1:], *unseen[1:]]))
+        losses = [gathered(part, self.fabric) for part in (*seen[1:], *unseen[1:])]
+        self.probed = seen[0], unseen[0], progress, HostCopy(torch.cat(losses))
 
     def note(self, draws: Draws, signal: Tensor) -> None:
         """Take in what a rule by signal looks at: a number (n,) per image of this process's part."""
