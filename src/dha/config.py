@@ -180,7 +180,8 @@ class Config:
         progressive_resizing: whether training begins on smaller images, of 5/8 of their side but at least 20 pixels,
             and comes to the full size in three steps; a network that was brought trains at the full size only.
         batch_size: images per step; when not given 128, or 64 with fewer than 2,000 training images.
-        every: policy and hyper-parameters learn from one validation batch every this many steps.
+        every: policy and hyper-parameters learn from one validation batch every this many steps; from 10 on these steps
+            train on images that are not augmented, if the policy follows the gap.
         validation_fraction: share of the training images held out to learn policy and hyper-parameters, where the
             source has none.
         settle: share of the run after which policy and hyper-parameters stay as they are, and validation images that

@@ -6,6 +6,7 @@ With small networks a GPU is faster than Python can tell it what to do, kernel b
 # torch documents its `_foreach` functions but leaves them out of its type stubs.
 # pyright: reportPrivateImportUsage=false
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +27,8 @@ class Graphs:
     where they are. What is returned is overwritten by the next call of the same function with the same shapes.
 
     Args:
-        possible: whether to record; else functions are called as they are. Wants a CUDA device.
+        possible: whether to record; else functions are called as they are. Wants a CUDA device, and is taken back, with
+            a warning, where that refuses to record.
     """
 
     def __init__(self, possible: bool) -> None:
@@ -56,7 +58,15 @@ class Graphs:
                 oldest = next(iter(self._recordings))
                 del self._recordings[oldest], self._results[oldest]
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            self._recordings[key] = Recording(function, arguments, self._results[key], self._pool)
+            try:
+                self._recordings[key] = Recording(function, arguments, self._results[key], self._pool)
+            except RuntimeError as error:
+                warnings.warn(
+                    f"nothing is replayed from CUDA graphs, and slower: {error}", RuntimeWarning, stacklevel=2
+                )
+                self.possible = False
+                self.forget()
+                return function(*arguments)
         return self._recordings[key].replay(arguments)
 
 
