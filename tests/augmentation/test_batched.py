@@ -32,7 +32,7 @@ def test_all_images_through_every_function_is_the_same(photo, slots):
     names, (images, choices, uniforms) = tuple(OPERATIONS), drawn(photo, slots)
     before, table = images.clone(), _table(names)
     told = spread(table.places[choices], _numbers(table, choices, uniforms), len(table.functions))
-    (result,) = through_all(names)(images, told)
+    (result,) = through_all(names)(images, *told)
     assert torch.equal(images, before)
     torch.testing.assert_close(result, apply_operations(names, images, choices, uniforms), rtol=0, atol=1e-6)
 

@@ -201,6 +201,7 @@ def test_momentum_moves_by_the_cosine_with_its_derivative(kind):
     optimizer = kind([[weights]], scalars(0.01), [LearnedScalar(0.0, 0.0, 1.0)], friction=friction)
     for gradient in gradients:
         weights.grad = gradient.clone()
+        optimizer.look(0.0)
         optimizer.step(1.0)
     optimizer.learn([weights], [g_v], rate=1.5)
     expected = 0.2 * torch.exp(-0.15 * cosine([g_v], [slopes]))

@@ -1,7 +1,7 @@
 """Different operations for the images of one batch, with as few calls and as little copying as possible."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from dha.augmentation.intensity import identity
 from dha.augmentation.operations import OPERATIONS, signed
 from dha.augmentation.strength import magnitudes
-from dha.engine import Graphs, to_device
+from dha.engine import Graphs, side_by_side, to_device
 
 SMALL = 2**22
 """Values in a batch up to which a GPU runs every function on all images faster than it is told what each one wants."""
@@ -22,12 +22,14 @@ class _Table(NamedTuple):
     Attributes:
         functions: each one once, and how many numbers tell the operations that have it apart.
         places: of the function of every operation, int64 (K,).
+        idle: whether an operation leaves images alone, bool (K,).
         low, high, signed: range of the magnitude of every operation, (K,).
         kinds: the numbers that tell them apart, (K, the most there are), 0 beyond those that an operation has.
     """
 
     functions: list[tuple[Callable[..., None], int]]
     places: Tensor
+    idle: Tensor
     low: Tensor
     high: Tensor
     signed: Tensor
@@ -39,7 +41,7 @@ def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, unif
 
     In each slot images are sorted by function, so that each runs once on a slice; in the end they are put back in
     order. Small batches on a CUDA device instead go through every function whole, which is always the same work, and so
-    one launch. Nothing waits for the device.
+    one launch. Slots in which no image is changed cost nothing. Nothing waits for the device.
 
     Args:
         names: of operations.
@@ -48,11 +50,14 @@ def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, unif
         uniforms: what magnitudes and positions follow from, (n, slots, 3) in [0, 1), on the CPU.
     """
     table = _table(tuple(names))
-    places = table.places[choices]
-    numbers = _numbers(table, choices, uniforms)
+    busy = ~table.idle[choices].all(0)
+    if not busy.any():
+        return images.clone()
+    choices, uniforms = choices[:, busy], uniforms[:, busy]
+    places, numbers = table.places[choices], _numbers(table, choices, uniforms)
     if images.numel() <= SMALL and images.is_cuda and images.device.index == torch.cuda.current_device():
-        told = spread(places, numbers, len(table.functions))
-        (changed,) = _graphs()(through_all(tuple(names)), images.contiguous(), to_device(told, images.device))
+        arguments = [to_device(part, images.device) for part in spread(places, numbers, len(table.functions))]
+        (changed,) = _graphs()(through_all(tuple(names)), images.contiguous(), *arguments)
         assert changed is not None
         return changed.clone()
     where = torch.arange(len(images))  # each image lies now
@@ -85,35 +90,35 @@ def _numbers(table: _Table, choices: Tensor, uniforms: Tensor) -> Tensor:
     return torch.cat([magnitude[..., None], uniforms[..., 1:], table.kinds[choices]], -1)
 
 
-def spread(places: Tensor, numbers: Tensor, functions: int) -> Tensor:
-    """Return what each function is told of each image, (slots, functions, n, numbers + 1): the last number is whether
-    the image is meant, and all are 0 where it is not.
+def spread(places: Tensor, numbers: Tensor, functions: int) -> tuple[Tensor, Tensor]:
+    """Return what each function is told of each image, (slots, functions, n, numbers), 0 where the image is not meant;
+    and where the images that are meant lie among those of all functions, one after the other, int64 (slots, n).
 
     Args:
         places: of the function of each image, int64 (n, slots).
         numbers: that it is told, (n, slots, numbers).
         functions: their number.
     """
-    meant = (places.T[:, None] == torch.arange(functions)[:, None]).float()[..., None]
-    told = numbers.transpose(0, 1)[:, None]
-    return torch.cat([told * meant, meant], -1)
+    meant = (places.T[:, None] == torch.arange(functions)[:, None])[..., None]
+    return numbers.transpose(0, 1)[:, None] * meant, places.T * len(places) + torch.arange(len(places))
 
 
 @cache
-def through_all(names: tuple[str, ...]) -> Callable[[Tensor, Tensor], list[Tensor]]:
+def through_all(names: tuple[str, ...]) -> Callable[[Tensor, Tensor, Tensor], list[Tensor]]:
     """Return a function of images (n, C, H, W), contiguous, and of what ``spread`` returned: it lets every function of
-    some operations run on all images, and keeps what is meant.
+    some operations change a copy of all images, and keeps what is meant.
     """
     table = _table(names)
 
-    def apply(images: Tensor, told: Tensor) -> list[Tensor]:
-        meant = (told[..., -1] > 0)[..., None, None, None]
-        for slot, masks in zip(told, meant, strict=True):
-            for (function, kinds), numbers, mask in zip(table.functions, slot, masks, strict=True):
-                if function is not identity:
-                    changed = images.clone()
-                    function(changed, numbers[:, 0], numbers[:, 1:3], *numbers[:, 3 : 3 + kinds].unbind(1))
-                    images = torch.where(mask, changed, images)
+    def apply(images: Tensor, told: Tensor, meant: Tensor) -> list[Tensor]:
+        for slot, rows in zip(told, meant, strict=True):
+            copies = images.repeat(len(slot), 1, 1, 1, 1)
+            calls = [
+                partial(function, copy, numbers[:, 0], numbers[:, 1:3], *numbers[:, 3 : 3 + kinds].unbind(1))
+                for (function, kinds), copy, numbers in zip(table.functions, copies, slot, strict=True)
+            ]
+            side_by_side(calls, images.device)
+            images = copies.flatten(0, 1).index_select(0, rows)
         return [images]
 
     return apply
@@ -133,6 +138,7 @@ def _table(names: tuple[str, ...]) -> _Table:
     return _Table(
         functions=list(kinds.items()),
         places=torch.tensor([functions.index(operation.function) for operation in operations]),
+        idle=torch.tensor([operation.function is identity for operation in operations]),
         low=torch.tensor([operation.low for operation in operations]),
         high=torch.tensor([operation.high for operation in operations]),
         signed=signed(names),

@@ -3,7 +3,15 @@
 from dha.engine.averaging import MovingAverage, WeightAverage, estimate_statistics
 from dha.engine.budget import Budget
 from dha.engine.checkpoints import Checkpoints, lock
-from dha.engine.device import HostCopy, computes_in_bf16, make_fabric, precision_of, set_precision, to_device
+from dha.engine.device import (
+    HostCopy,
+    computes_in_bf16,
+    make_fabric,
+    precision_of,
+    set_precision,
+    side_by_side,
+    to_device,
+)
 from dha.engine.files import replaced_folder, write_bytes, write_text
 from dha.engine.graphs import Graphs
 from dha.engine.parallel import Agreement, averaged, check_agreed, everywhere, gathered, summed
@@ -30,6 +38,7 @@ __all__ = [
     "precision_of",
     "replaced_folder",
     "set_precision",
+    "side_by_side",
     "summed",
     "to_device",
     "undisturbed",

@@ -30,6 +30,12 @@ class MovingAverage:
         self.began: float | None = None
         self.progress = 0.0
 
+    def join(self, weights: Iterable[Tensor]) -> None:
+        """Average these weights, too; what they are now is all that their averages know of the past."""
+        for weight in weights:
+            self.weights.append(weight)
+            self.values.append(weight.detach().clone())
+
     @torch.no_grad()
     def update(self, progress: float) -> None:
         """Take in the weights as they are when ``progress``, a share in [0, 1], of the run is over."""

@@ -85,7 +85,8 @@ class LearnedOptimizer(ABC):
             [{"params": list(group), "lr": peak.value} for group, peak in zip(groups, self.peaks, strict=True)],
             momentum,
         )
-        self.trail = MovingAverage(self.weights, horizon)
+        # Of weights from when they are looked at first: what no architecture has used yet takes no memory.
+        self.trail = MovingAverage([], horizon)
 
     @abstractmethod
     def _optimizer(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
@@ -120,6 +121,8 @@ class LearnedOptimizer(ABC):
         Args:
             progress: share of the run that is over, in [0, 1].
         """
+        known = set(map(id, self.trail.weights))
+        self.trail.join(weight for weight in self.active() if id(weight) not in known)
         self.trail.update(progress)
 
     @torch.no_grad()
@@ -152,7 +155,8 @@ class LearnedOptimizer(ABC):
         """Move what is learned.
 
         Args:
-            weights: those that the last step has moved, with the gradients that it was made from.
+            weights: those that the last step has moved, which were looked at before it, with the gradients that it
+                was made from.
             gradients: of the validation loss at them, after that step.
             rate: how far a logarithm moves where a cosine over the horizon is 1; ``ONE_STEP`` of it where one with the
                 last step is.
@@ -163,7 +167,7 @@ class LearnedOptimizer(ABC):
         # With nothing to look back on yet, the way is the last step alone, which is not what a horizon is for.
         rate *= float(self.trail.covered() > 0) if self.trail.horizon else ONE_STEP
         held_out = dict(zip(weights, gradients, strict=True))
-        past: dict[Tensor, Tensor] = dict(zip(self.weights, self.trail.values, strict=True))
+        past: dict[Tensor, Tensor] = dict(zip(self.trail.weights, self.trail.values, strict=True))
         for peak, decay, group in zip(self.peaks, self.decays, self.optimizer.param_groups, strict=True):
             moved = [weight for weight in group["params"] if weight in held_out]
             slopes, before = [held_out[weight] for weight in moved], [past[weight] for weight in moved]
@@ -188,6 +192,8 @@ class LearnedOptimizer(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return all that a step or ``learn`` depends on, beside the weights."""
         state: dict[str, Any] = {"optimizer": self.optimizer.state_dict(), "trail": self.trail.state_dict()}
+        places = {id(weight): place for place, weight in enumerate(self.weights)}
+        state["looked_at"] = [places[id(weight)] for weight in self.trail.weights]
         state["learned"] = [scalar.value for scalar in (*self.peaks, *self.decays)]
         if self.friction is not None:
             state["friction"] = self.friction.state_dict()
@@ -198,6 +204,7 @@ class LearnedOptimizer(ABC):
         self.optimizer.load_state_dict(dict(state["optimizer"]))
         for scalar, saved in zip((*self.peaks, *self.decays), state["learned"], strict=True):
             scalar.value.copy_(saved)
+        self.trail = MovingAverage([self.weights[place] for place in state["looked_at"]], self.trail.horizon)
         self.trail.load_state_dict(state["trail"])
         if self.friction is not None:
             self.friction.load_state_dict(state["friction"])
@@ -210,14 +217,15 @@ class LearnedSGD(LearnedOptimizer):
     """
 
     def _optimizer(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
-        optimizer = torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
-        # From the start, because the fused step wants all weights to have one, and some join later.
-        for weight in self.weights:
-            optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        return optimizer
+        return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
 
     def _decay(self, weights: list[Tensor], share: Tensor, rate: Tensor, sound: Tensor | None) -> None:
         torch._foreach_add_(_gradients(weights), torch._foreach_mul(weights, share))
+        # Here, because the fused step wants all of them to have one, and some join later.
+        for weight in weights:
+            state = self.optimizer.state[weight]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(weight)
 
     def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
         # Gradients are added up, not averaged: a step grows with 1 / (1 - momentum).
