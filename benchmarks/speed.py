@@ -123,12 +123,13 @@ def joint_training(name: str, row: str, device: str) -> tuple[Batches, JointTrai
 def joint_block(name: str, row: str, device: str) -> Callable[[], int]:
     """Return what takes one block of joint steps, and tells how many."""
     batches, joint = joint_training(name, row, device)
-    several, length = batches.forever(), block_length(row)
+    drawn, length = joint.drawn(batches.forever(), lambda: 0.2), block_length(row)
 
     def block() -> int:
         began = joint.steps
         while joint.steps < began + length:
-            joint.step(*next(several), progress=0.2)
+            for batch in next(drawn):
+                joint.train(batch, progress=0.2)
         return joint.steps - began
 
     return block

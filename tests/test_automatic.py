@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dha import ArchitectureConfig, Config, automatic
 from dha.automatic import LADDER, choose_size, fastest, largest, open_precisions, within_reach
@@ -9,15 +11,44 @@ from dha.engine import make_fabric
 def test_the_largest_rung_that_is_fast_enough():
     ladder = [(8, 1), (16, 1), (32, 1)]
     seconds = {(8, 1): 1.0, (16, 1): 3.0, (32, 1): 9.0}
-    assert largest(ladder, seconds.__getitem__, 2.0) == (8, 1)
-    assert largest(ladder, seconds.__getitem__, 3.0) == (16, 1)
-    assert largest(ladder, seconds.__getitem__, 100.0) == (32, 1)
-    assert largest(ladder, seconds.__getitem__, 0.1) == (8, 1), "something has to be trained"
+    for costs in ([1, 4, 16], [1, 1.5, 2], [1, 100, 10_000]):
+        assert largest(ladder, seconds.__getitem__, 2.0, costs) == (8, 1)
+        assert largest(ladder, seconds.__getitem__, 3.0, costs) == (16, 1)
+        assert largest(ladder, seconds.__getitem__, 100.0, costs) == (32, 1)
+        assert largest(ladder, seconds.__getitem__, 0.1, costs) == (8, 1), "something has to be trained"
+
+
+@given(st.lists(st.floats(0.01, 10.0), min_size=1, max_size=11), st.floats(0.005, 30.0), st.randoms())
+def test_leaving_rungs_out_finds_the_same(seconds, most, chance):
+    seconds = sorted(seconds)
+    ladder, costs = [(number, 1) for number in range(len(seconds))], sorted(chance.random() for _ in seconds)
+    measured = []
+
+    def seconds_of(rung):
+        measured.append(rung)
+        return seconds[rung[0]]
+
+    found = largest(ladder, seconds_of, most, [cost + 0.01 for cost in costs])
+    assert found == max([rung for rung, taken in zip(ladder, seconds, strict=True) if taken <= most], default=ladder[0])
+    assert len(set(measured)) == len(measured)
+    assert found in measured
+
+
+def test_what_is_sure_to_be_fast_enough_is_not_measured():
+    measured = []
+
+    def seconds_of(rung):
+        measured.append(rung[0])
+        return 1.0 if rung[0] < 64 else 5.0  # a device that so small networks do not keep busy
+
+    widths = (8, 12, 16, 24, 32, 48, 64)
+    assert largest([(width, 1) for width in widths], seconds_of, 4.0, [width**2 for width in widths]) == (48, 1)
+    assert measured == [8, 16, 32, 64, 48]
 
 
 def test_what_was_not_measured_is_not_taken():
     seconds = {(8, 1): 1.0, (16, 1): None, (32, 1): 0.0}
-    assert largest([(8, 1), (16, 1), (32, 1)], seconds.__getitem__, 10.0) == (8, 1)
+    assert largest([(8, 1), (16, 1), (32, 1)], seconds.__getitem__, 10.0, [1, 20, 30]) == (8, 1)
 
 
 @pytest.fixture

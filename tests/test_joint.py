@@ -576,6 +576,27 @@ def test_recorded_steps_are_the_plain_ones(splits, small, space, loss, monkeypat
         torch.testing.assert_close(replayed, plain, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
+)
+def test_batches_that_are_got_ready_meanwhile_are_the_same(splits, small, device):
+    ways = []
+    for meanwhile in (True, False):
+        batches, joint = joint_training(splits, small(space="residual", every=2, device=device), device)
+        joint.network.train()
+        several = batches.forever()
+        drawn = joint.drawn(several, lambda: 0.3) if meanwhile else (joint.batches(*pair, 0.3) for pair in several)
+        seen = []
+        for _ in range(12):
+            for batch in next(drawn):
+                seen += [batch.augmented.clone(), batch.labels.clone(), *joint.train(batch, 0.3)]
+        ways.append(seen)
+    assert len(ways[0]) >= 48
+    for ours, theirs in zip(*ways, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("space", ["cells", "residual", "mobile"])
 @pytest.mark.parametrize("found", [False, True])

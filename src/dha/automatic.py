@@ -1,15 +1,17 @@
 """What space, size and precision of a network follow from: images, budget, and how fast this machine trains.
 
 The rule: of a ladder of residual networks that keep the limits on parameters and multiply-adds, the largest that passes
-over the training images at least ``PASSES`` times within the budget. Each rung is timed for a few steps of plain
-training at full size, until one is too slow or the timing itself has taken ``SHARE`` of the budget; learning makes
-steps slower and smaller images make them faster, both reckoned with. In the other spaces a search begins with the heavy
+over the training images at least ``PASSES`` times within the budget. Rungs are timed for a few steps of plain training
+at full size until the largest is found, or the timing itself has taken ``SHARE`` of the budget; those in between are
+left out that are fast enough even if time grows with the multiply-adds. Learning makes steps slower and smaller images
+make them faster, both reckoned with. In the other spaces a search begins with the heavy
 start where that leaves time for ``HEAVY_PASSES``, else with the light one; and in whatever space it may go to slower
 architectures than it begins with, as long as ``SEARCHED_PASSES`` passes fit in. Where float32 and bfloat16 are both
 open, what is timed is timed in both, and the faster one counts. The measurements behind it are in ``docs/results.md``
 and ``docs/performance.md``.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -35,11 +37,11 @@ HEAVY_PASSES = 20.0
 SEARCHED_PASSES = 15.0
 """Passes that every architecture leaves time for that a search takes up, if any does."""
 
-LEARNING = 1.25
+LEARNING = 1.15
 """Time of a step that learns everything, over that of a plain one."""
 
 SHARE = 0.03
-"""Of the budget, at most spent on timing; a rung that has begun is finished."""
+"""Of the budget, at most spent on timing after the first rung; one that has begun is finished."""
 
 GAIN = 0.97
 """Share of the time of float32 below which bfloat16 is taken: what rounds less is kept where it costs nothing."""
@@ -106,23 +108,26 @@ def choose_size(
         if settings.depth is not None:
             ladder = sorted({(width, settings.depth) for width, _ in LADDER})
         sizes = {rung: Size(*rung, settings.resolution or resolution) for rung in ladder}
-        ladder = [rung for rung in ladder if keeps_limits(config, sizes[rung], classes, preprocessing)] or ladder[:1]
+        costs = {rung: plain_costs(sizes[rung], classes, preprocessing) for rung in ladder}
+        ladder = [rung for rung in ladder if keeps_limits(config, costs[rung])] or ladder[:1]
         if config.budget is None:
             width, depth = ([rung for rung in ladder if rung[0] <= width] or ladder)[-1]
         else:
-            budget, began = parse_budget(config.budget), time.monotonic()
+            budget, began = parse_budget(config.budget), math.inf
             most = affordable(config, images, preprocessing.image_size, PASSES)
             times: dict[tuple[int, int], dict[str, float]] = {}
 
             def seconds_of(rung: tuple[int, int]) -> float | None:
-                nonlocal still_open
+                nonlocal still_open, began
                 if time.monotonic() - began > SHARE * budget:
                     return None
                 times[rung] = seconds_of_size(sizes[rung], config, classes, preprocessing, fabric, still_open)
                 still_open = within_reach(times[rung])
+                # With the first, a device and its libraries have made themselves ready.
+                began = min(began, time.monotonic())
                 return min(times[rung].values())
 
-            width, depth = largest(ladder, seconds_of, most)
+            width, depth = largest(ladder, seconds_of, most, [costs[rung][1] for rung in ladder])
             still_open = [fastest(times[width, depth])]
     given = settings.width, settings.depth, settings.resolution
     chosen = (width, depth, resolution)
@@ -146,38 +151,48 @@ def affordable(config: Config, images: int, side: int, passes: float) -> float:
 
 
 def largest(
-    ladder: list[tuple[int, int]], seconds_of: Callable[[tuple[int, int]], float | None], most: float
+    ladder: Sequence[tuple[int, int]],
+    seconds_of: Callable[[tuple[int, int]], float | None],
+    most: float,
+    costs: Sequence[float],
 ) -> tuple[int, int]:
-    """Return the last rung before the first that takes more than ``most`` seconds per image; at least the first rung.
+    """Return the largest rung that was measured and takes at most ``most`` seconds per image; at least the first rung.
 
     Args:
-        ladder: (width, depth) from small to large.
+        ladder: (width, depth) from small to large; larger ones take longer.
         seconds_of: a rung, or None when there is no time left to measure it.
         most: the limit.
+        costs: of each rung; time is taken to grow with these at most, which says what need not be measured.
     """
-    best = ladder[0]
-    for rung in ladder:
-        seconds = seconds_of(rung)
-        if seconds is None or seconds > most:
+    best, slow, reached = -1, len(ladder), 0
+    while best + 1 < slow:
+        seconds = seconds_of(ladder[reached])
+        if seconds is None:
             break
-        best = rung
-    return best
+        if seconds > most:
+            slow = reached
+        else:
+            best, per_cost = reached, seconds / costs[reached]
+        reached = best + 1
+        if best >= 0:
+            reached = max([reached, *(rung for rung in range(best + 1, slow) if costs[rung] * per_cost <= most)])
+    return ladder[max(best, 0)]
 
 
-def keeps_limits(config: Config, size: Size, classes: int, preprocessing: Preprocessing) -> bool:
-    """Return whether the residual network that a search starts from keeps the limits of the settings.
-
-    Args:
-        config: the limits.
-        size: of the network.
-        classes: number of outputs.
-        preprocessing: channels and size of the images.
-    """
-    if config.max_parameters is None and config.max_flops is None:
-        return True
+def plain_costs(size: Size, classes: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the parameters and multiply-adds of the residual network that a search of a size starts from."""
     channels, side = preprocessing.channels, preprocessing.image_size
     with torch.device("meta"):
         network = ResidualNetwork(channels, classes, side, referred, **size._asdict())
+    return count(network, (channels, side, side))
+
+
+def keeps_limits(config: Config, costs: tuple[int, int]) -> bool:
+    """Return whether a network keeps the limits of the settings.
+
+    Args:
+        config: the limits.
+        costs: parameters and multiply-adds of the network.
+    """
     limits = config.max_parameters, config.max_flops
-    costs = zip(count(network, (channels, side, side)), limits, strict=True)
-    return all(limit is None or cost <= limit for cost, limit in costs)
+    return all(limit is None or cost <= limit for cost, limit in zip(costs, limits, strict=True))

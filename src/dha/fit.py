@@ -176,6 +176,9 @@ def train(
         saved = time.monotonic()
         cost = saved - began
 
+    def so_far() -> float:
+        return progress
+
     checkpoints.save(state.state_dict(), write=False)
     (progress,) = agreed(budget.progress())
     while progress < 1:
@@ -186,8 +189,8 @@ def train(
             position.changes = [0.0] * position.nodes
         joint.network.train()
         in_trouble, signal = False, 0.0
-        for images, labels in state.everything if joint.settled else state.batches:
-            for batch in joint.batches(images, labels, progress):
+        for batches in joint.drawn(state.everything if joint.settled else state.batches, so_far):
+            for batch in batches:
                 losses, correct = joint.train(batch, progress)
                 position.totals += torch.stack([losses.sum(), correct.sum(), torch.ones_like(losses).sum()])
                 budget.advance()

@@ -3,7 +3,7 @@
 Source: DHA (Zhou et al., TMLR 2022, arXiv 2109.05765), algorithm 1; the equations are in ``docs/``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from dha.architecture import Limits, derive, recover, sparse_codes
 from dha.augmentation import AugmentationPolicy, Draws
 from dha.config import Config
 from dha.data import Preprocessing
-from dha.engine import WeightAverage, check_agreed
+from dha.engine import Aside, WeightAverage, check_agreed
 from dha.hyperparameter_learning import HyperparameterLearning
 from dha.hyperparameters import cosine_schedule, norm
 from dha.passes import Passes, per_image
@@ -81,6 +81,7 @@ class JointTraining:
         self.limits, self.head, self.given = limits, head, config.network is not None
         self.hyper = HyperparameterLearning(config, fabric, split=bool(head))
         self.learner = None if policy is None else PolicyLearning(policy, config.augmentation, fabric, generator)
+        self.aside = Aside(fabric.device) if self.learner is None else self.learner.aside
         self.needs_validation = (
             bool(self.hyper.learned)
             or (self.learner is not None and self.learner.by_validation)
@@ -118,6 +119,25 @@ class JointTraining:
         done = [self.train(batch, progress) for batch in self.batches(images, labels, progress)]
         losses, correct = zip(*done, strict=True)
         return torch.cat(losses), torch.cat(correct)
+
+    def drawn(self, source: Iterable[tuple[Tensor, Tensor]], progress: Callable[[], float]) -> Iterator[list[Batch]]:
+        """Yield what ``batches`` makes of all that is drawn from a source, for ``train``: got ready by a GPU while it
+        trains on what came before.
+
+        Args:
+            source: images and labels as ``batches`` takes them; nothing may change what they are made from.
+            progress: returns the share of the run that is over.
+        """
+        self.aside.catch_up()
+        draws = iter(source)
+        while True:
+            with self.aside.work():
+                drawn = next(draws, None)
+                batches = [] if drawn is None else self.batches(*drawn, progress())
+            if drawn is None:
+                return
+            self.aside.hand_over([tensor for batch in batches for tensor in batch[:3]])
+            yield batches
 
     def batches(self, images: Tensor, labels: Tensor, progress: float) -> list[Batch]:
         """Bring images to the side that is trained on, and augment them.

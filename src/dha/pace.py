@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dha.architecture import Size, candidate_seconds, layout, search_network, sparse_codes
+from dha.architecture import ResidualNetwork, Size, candidate_seconds, layout, referred, sparse_codes
 from dha.config import Config
 from dha.data import Preprocessing
 from dha.engine import Graphs
@@ -23,8 +23,9 @@ def seconds_of_size(
     size: Size, config: Config, classes: int, preprocessing: Preprocessing, fabric: Fabric, precisions: Iterable[str]
 ) -> dict[str, float]:
     """Return ``seconds_per_image`` of the residual network of a size that a search starts from."""
-    with torch.random.fork_rng(devices=[]):
-        network = search_network("residual", preprocessing.channels, classes, preprocessing.image_size, size)
+    channels, side, device = preprocessing.channels, preprocessing.image_size, fabric.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
+        network = ResidualNetwork(channels, classes, side, referred, **size._asdict())
     return seconds_per_image(network, config, preprocessing, fabric, precisions)
 
 
@@ -40,7 +41,7 @@ def seconds_per_image(
     """Return how long a plain training step takes in each precision, per image: the fastest of a few.
 
     Args:
-        network: moved to the device; its weights stay as they are, the statistics of its BatchNorm layers do not.
+        network: moved to the device, and otherwise left as it is.
         config: the batch size.
         preprocessing: channels and size of the images.
         fabric: the device.
@@ -55,6 +56,7 @@ def seconds_per_image(
     images = torch.randn(size, preprocessing.channels, side, side, device=device)
     images = images.contiguous(memory_format=layout(network))
     labels = torch.zeros(size, dtype=torch.long, device=device)
+    statistics = {name: buffer.clone() for name, buffer in network.named_buffers()}
     # As in a run, where all steps but the first two of a kind are replayed.
     graphs = Graphs(device.type == "cuda" and fabric.world_size == 1 and config.network is None)
 
@@ -77,6 +79,8 @@ def seconds_per_image(
             taken.append(time.monotonic() - began)
         if time.monotonic() - first > most:
             break
+    for name, buffer in network.named_buffers():
+        buffer.copy_(statistics[name])
     return {precision: min(taken[1:] or taken) / size for precision, taken in times.items()}
 
 
@@ -88,7 +92,7 @@ def seconds_by_choice(
     A candidate is taken to have the same share in a step as in its forward pass.
 
     Args:
-        network: moved to the device; the statistics of its BatchNorm layers do not stay as they are.
+        network: moved to the device, and otherwise left as it is.
         config: batch size and precision.
         preprocessing: channels and size of the images.
         fabric: the device.

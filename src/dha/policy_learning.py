@@ -20,7 +20,7 @@ from dha.augmentation import (
     validation_gradient,
 )
 from dha.config import AugmentationConfig
-from dha.engine import HostCopy, gathered
+from dha.engine import Aside, HostCopy, gathered
 
 Probe = tuple[Draws, Tensor, Tensor]
 """What was tried on the images of all processes, and the losses of this one's, without and with it."""
@@ -40,6 +40,8 @@ class PolicyLearning:
         by_validation: whether the rule asks for alignments with the validation gradient.
         by_signal: whether it learns from what ``note`` is told.
         until: share of the run after which the policy is neither applied nor moved.
+        aside: where batches are augmented while the device trains; whatever else the policy is applied to takes turns
+            with them.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class PolicyLearning:
             self.rule = GeneralisationRule(
                 policy, settings.temperature, settings.harm, settings.memory, settings.full_gap
             )
+        self.aside = Aside(fabric.device)
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
         self.probed: tuple[Draws, Draws, float, HostCopy] | None = None
         self.pending: tuple[Tensor, HostCopy] | None = None
@@ -78,7 +81,11 @@ class PolicyLearning:
         """
         assert self.rule is not None
         draws = self.rule.probe(len(labels) * self.fabric.world_size, self.generator)
-        return draws, losses(self.policy.apply(images, self._mine(draws)), labels)
+        self.aside.catch_up()
+        with self.aside.work():
+            changed = self.policy.apply(images, self._mine(draws))
+        self.aside.hand_over([changed])
+        return draws, losses(changed, labels)
 
     def learn(self, seen: Probe, unseen: Probe, progress: float) -> None:
         """Take in probes of images of training, not trained on yet, and of validation; set the policy by those before.

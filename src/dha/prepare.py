@@ -110,9 +110,8 @@ def prepare(
         whiten(network, preprocessing.normalise(centres(splits.train)))
         most: dict[str, Any] = {}
         if config.budget is not None and "architecture" in learn:
-            timed = build(config, preprocessing, len(splits.classes), fabric.device)
             # Of the first process, so that all agree.
-            most["seconds"] = fabric.broadcast(seconds_by_choice(timed, config, preprocessing, fabric))
+            most["seconds"] = fabric.broadcast(seconds_by_choice(network, config, preprocessing, fabric))
             most["max_seconds"] = affordable(config, len(splits.train), preprocessing.image_size, SEARCHED_PASSES)
         limits = Limits(network, shape, max_parameters=config.max_parameters, max_flops=config.max_flops, **most)
         head = frozenset()

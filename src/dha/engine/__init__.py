@@ -9,17 +9,18 @@ from dha.engine.device import (
     make_fabric,
     precision_of,
     set_precision,
-    side_by_side,
     to_device,
 )
 from dha.engine.files import replaced_folder, write_bytes, write_text
 from dha.engine.graphs import Graphs
 from dha.engine.parallel import Agreement, averaged, check_agreed, everywhere, gathered, summed
 from dha.engine.signals import Stop
+from dha.engine.streams import Aside, side_by_side
 from dha.engine.undisturbed import undisturbed
 
 __all__ = [
     "Agreement",
+    "Aside",
     "Budget",
     "Checkpoints",
     "Graphs",

@@ -4,7 +4,6 @@ import ctypes
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -102,22 +101,6 @@ def computes_in_bf16(device: str) -> bool:
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy from the host without waiting: for CUDA from pinned memory, which torch keeps until the copy is done."""
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
-
-
-def side_by_side(calls: Sequence[Callable[[], object]], device: torch.device) -> None:
-    """Call functions none of which needs another's results: a GPU does at the same time what they ask of it."""
-    if device.type != "cuda":
-        for call in calls:
-            call()
-        return
-    here = torch.cuda.current_stream(device)
-    streams = [torch.cuda.Stream(device) for _ in calls]
-    for stream, call in zip(streams, calls, strict=True):
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream):
-            call()
-    for stream in streams:
-        here.wait_stream(stream)
 
 
 class HostCopy:
