@@ -199,7 +199,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     trap, checkpoints = tmp_path / "trap", Checkpoints(tmp_path)
     for content in (pickle.dumps(Payload(trap)), _saved(Payload(trap))):
         for file in checkpoints.files:
-            file.write_bytes(b"dha checkpoint 1\n" + hashlib.sha256(content).digest() + content)
+            file.write_bytes(b"dha checkpoint 2\n" + content + hashlib.sha256(content).digest())
         with pytest.raises(DhaError, match="damaged"):
             checkpoints.load()
     assert not trap.exists()

@@ -164,7 +164,7 @@ def largest(
         most: the limit.
         costs: of each rung; time is taken to grow with these at most, which says what need not be measured.
     """
-    best, slow, reached = -1, len(ladder), 0
+    best, slow, reached, per_cost = -1, len(ladder), 0, math.inf
     while best + 1 < slow:
         seconds = seconds_of(ladder[reached])
         if seconds is None:
@@ -173,9 +173,8 @@ def largest(
             slow = reached
         else:
             best, per_cost = reached, seconds / costs[reached]
-        reached = best + 1
-        if best >= 0:
-            reached = max([reached, *(rung for rung in range(best + 1, slow) if costs[rung] * per_cost <= most)])
+        sure = [rung for rung in range(best + 1, slow) if costs[rung] * per_cost <= most]
+        reached = max(sure, default=best + 1)
     return ladder[max(best, 0)]
 
 

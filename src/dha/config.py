@@ -196,7 +196,8 @@ class Config:
         strategy: of Lightning Fabric, how processes share the work; "auto" is distributed data-parallel.
         precision: "32", "bf16" or "auto": the faster one, timed for a few steps of the network at the start; with
             epochs instead of a budget nothing is timed, and it follows from the hardware and the size of the images.
-        checkpoint_every: the most seconds between two checkpoints; there are more at the ends of epochs, if cheap.
+        checkpoint_every: the most seconds between two checkpoints; there are more at the ends of epochs, if cheap, and
+            fewer where writing one takes more than a twentieth of that.
         on_bad_image: "error", or "skip" files that are not images.
         cache: where decoded images are kept: in "memory", on "disk" (in a file in the folder of the run until it is
             over), or "auto": on disk what would take more than a quarter of the memory.

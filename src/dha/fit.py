@@ -22,8 +22,11 @@ from dha.skipping import WATCHED
 from dha.state import Position, RunState, fingerprint, resumed_config
 
 RECOVERIES = 20
-WRITING = 0.01
-"""The share of the time that checkpoints at the ends of epochs may take; others come by the clock."""
+WRITING, BY_CLOCK = 0.01, 0.05
+"""The shares of the time that checkpoints at the ends of epochs, and those by the clock, may take."""
+LARGE = 0.5
+"""Seconds that keeping a state in memory takes from which on it is not written after the first epoch whatever it costs.
+"""
 RETRIES = 3
 """How often a training that has diverged goes back to its last good state, with half the learning rate."""
 
@@ -180,6 +183,7 @@ def train(
         return progress
 
     checkpoints.save(state.state_dict(), write=False)
+    cost = time.monotonic() - saved
     (progress,) = agreed(budget.progress())
     while progress < 1:
         if position.totals is None:
@@ -218,7 +222,7 @@ def train(
             if signal:
                 keep(whole=True)
                 raise Interrupted(int(signal), progress)
-            if time.monotonic() - saved > config.checkpoint_every:
+            if time.monotonic() - saved > max(config.checkpoint_every, cost / BY_CLOCK):
                 keep(whole=False)
         if in_trouble:
             if retries == RETRIES:
@@ -233,6 +237,7 @@ def train(
         position.history.append(record.row(joint, position, validation, budget.used()))
         position.totals = None
         record.metrics(folder, position.history)
-        if len(position.history) == 1 or time.monotonic() - saved > cost / WRITING or progress >= 1:
+        first = len(position.history) == 1 and cost < LARGE
+        if first or time.monotonic() - saved > cost / WRITING or progress >= 1:
             keep(whole=True)
         (progress,) = agreed(budget.progress())

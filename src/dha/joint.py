@@ -300,6 +300,9 @@ class JointTraining:
     def finish_search(self) -> None:
         """Go on with the derived network alone: the same function, with no architecture parameters."""
         self.found, possible = [codes.chosen.clone() for codes in self.codes], self.passes.graphs.possible
+        # What is recorded knows the passes that it is kept by: without this they would stay, and all candidates with
+        # them, until Python looks for such circles.
+        self.passes.forget()
         self._begin(self.derived())
         self.passes.graphs.possible = possible
 

@@ -137,6 +137,18 @@ def test_the_choice_is_the_best_of_those_fast_enough_or_the_fastest(seed, share)
         assert seconds <= max(most, taken[guarded].min()) + 1e-8
 
 
+def test_nodes_that_are_fixed_and_too_slow_now_leave_the_others_the_fastest():
+    network, costs = searched("residual")
+    codes = sparse_codes(network)
+    times = [torch.arange(1.0, 8.0).double()[None] for _ in codes]
+    limits = limits_by(costs, network, seconds=(times, 0.0), max_seconds=3.0)
+    # As in a run that is gone on with where candidates were timed anew: the first block took the slowest.
+    codes[0].take(torch.full_like(codes[0].chosen, 6))
+    held = [torch.ones_like(codes[0].frozen), *fixed(network)[1:]]
+    prefer(network, 4)
+    assert [picks.item() for picks in limits.best(codes, held)] == [6, 0, 0], "7 s, and 1 s each"
+
+
 @pytest.mark.parametrize("space", ["cells", "residual", "mobile"])
 def test_limits_hold_for_the_derived_network(space):
     # At random, because the start of the mobile space is its smallest network.

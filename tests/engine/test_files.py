@@ -2,7 +2,7 @@ import resource
 
 import pytest
 
-from dha.engine import replaced_folder, write_bytes, write_text
+from dha.engine import replaced_file, replaced_folder, write_bytes, write_text
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
@@ -41,7 +41,8 @@ def test_text_is_replaced_in_one_piece(tmp_path):
 def test_the_content_before_is_kept_where_that_is_wanted(tmp_path):
     file, previous = tmp_path / "state", tmp_path / "previous"
     for content in (b"one", b"two", b"three"):
-        write_bytes(file, content, keep=previous)
+        with replaced_file(file, keep=previous) as handle:
+            handle.write(content)
     assert (previous.read_bytes(), file.read_bytes()) == (b"two", b"three")
 
 
@@ -51,8 +52,8 @@ def test_what_cannot_be_written_leaves_everything_as_it_was(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(OSError, match="File too large"):
-            write_bytes(file, bytes(2000), keep=previous)
+        with pytest.raises(OSError, match="File too large"), replaced_file(file, keep=previous) as handle:
+            handle.write(bytes(2000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [f.name for f in tmp_path.iterdir()] == ["state"]

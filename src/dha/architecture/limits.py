@@ -101,7 +101,12 @@ class Limits:
         allowed = _row(masks)
         bounds = self._bounds(allowed)
         if (self._used(_row(map(_mask, codes, best))) > bounds).any():
-            if (taken := self._solve(_row(scores), allowed, bounds)) is None:
+            taken = self._solve(_row(scores), allowed, bounds)
+            if taken is None:
+                # Fixed nodes may be slower now than when they were chosen, in a run that is gone on with.
+                bounds[3] = ENDLESS
+                taken = self._solve(-1 * self._uses[3], allowed, bounds)
+            if taken is None:
                 raise DhaError(self._refusal(allowed, bounds))
             parts = torch.from_numpy(taken).split([s.numel() for s in scores])
             only = [s.masked_fill(~p.view_as(s).to(s.device), -2.0) for s, p in zip(scores, parts, strict=True)]

@@ -11,7 +11,7 @@ from dha.engine.device import (
     set_precision,
     to_device,
 )
-from dha.engine.files import replaced_folder, write_bytes, write_text
+from dha.engine.files import replaced_file, replaced_folder, write_bytes, write_text
 from dha.engine.graphs import Graphs
 from dha.engine.parallel import Agreement, averaged, check_agreed, everywhere, gathered, summed
 from dha.engine.signals import Stop
@@ -37,6 +37,7 @@ __all__ = [
     "lock",
     "make_fabric",
     "precision_of",
+    "replaced_file",
     "replaced_folder",
     "set_precision",
     "side_by_side",

@@ -5,15 +5,16 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
-from dha.engine.files import write_bytes
+from dha.engine.files import replaced_file
 from dha.errors import DhaError
 
-MAGIC = b"dha checkpoint 1\n"
-"""What a file begins with; its SHA-256 follows, then what torch.save wrote."""
+MAGIC = b"dha checkpoint 2\n"
+"""What a file begins with; what torch.save wrote follows, then the SHA-256 of that."""
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -26,7 +27,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path | None) -> None:
         self.files = [] if folder is None else [folder / "checkpoint.pt", folder / "checkpoint.previous.pt"]
-        self._latest: bytes | None = None
+        self._latest: dict[str, Any] | None = None
 
     def save(self, state: dict[str, Any], write: bool = True) -> None:
         """Keep a state: tensors, numbers, strings and None, in dictionaries and lists.
@@ -37,22 +38,23 @@ class Checkpoints:
             state: what to keep.
             write: whether to files, too.
         """
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        self._latest = buffer.getvalue()
+        self._latest = _copied(state)
         if not write or not self.files:
             return
         newest, previous = self.files
         try:
-            content = MAGIC + hashlib.sha256(self._latest).digest() + self._latest
-            write_bytes(newest, content, keep=previous)
+            with replaced_file(newest, keep=previous) as handle:
+                handle.write(MAGIC)
+                hashed = _Hashed(handle)
+                torch.save(self._latest, hashed)  # pyright: ignore[reportArgumentType]
+                handle.write(hashed.digest())
         except OSError as error:
             _warn(f"{str(newest)!r} cannot be written ({error.strerror}): the run goes on without it")
 
     def latest(self) -> dict[str, Any]:
-        """Return the state that was kept last by this process."""
+        """Return a copy of the state that was kept last by this process."""
         assert self._latest is not None
-        return _loaded(self._latest)
+        return _copied(self._latest)
 
     def load(self) -> dict[str, Any] | None:
         """Return the newest state in the files that is whole, or None where there is no file.
@@ -66,10 +68,10 @@ class Checkpoints:
         for file in self.files:
             try:
                 content = file.read_bytes()
-                digest, rest = content[len(MAGIC) : len(MAGIC) + _DIGEST], content[len(MAGIC) + _DIGEST :]
+                rest, digest = content[len(MAGIC) : -_DIGEST], content[-_DIGEST:]
                 if not content.startswith(MAGIC) or hashlib.sha256(rest).digest() != digest:
                     raise ValueError("its checksum is wrong")
-                state = _loaded(rest)
+                state = torch.load(io.BytesIO(rest), map_location="cpu", weights_only=True)
             except FileNotFoundError:
                 continue
             except Exception as error:  # Whatever torch makes of bytes that are not its own.
@@ -78,7 +80,7 @@ class Checkpoints:
                 continue
             if complaint:
                 _warn(complaint)
-            self._latest = rest
+            self._latest = _copied(state)
             return state
         if complaint:
             raise DhaError(f"{complaint}No checkpoint is left: start again in another folder")
@@ -94,8 +96,46 @@ def _warn(complaint: str) -> None:
     warnings.warn(complaint, RuntimeWarning, stacklevel=3)
 
 
-def _loaded(content: bytes) -> dict[str, Any]:
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+def _copied(value: Any) -> Any:
+    """Return a state with its tensors copied to the host."""
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(part) for part in value]
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+
+
+class _Hashed:
+    """A file to write to, and the SHA-256 of what is written.
+
+    Copying a state whole, to have its sum before it is written, would take longer than writing it.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._sum, self._error = file, hashlib.sha256(), None
+
+    def write(self, content: bytes) -> int:
+        try:
+            if self._error is None:
+                self._file.write(content)
+        except OSError as error:
+            # torch would make another error of it, which does not say why.
+            self._error = error
+        self._sum.update(content)
+        return len(content)
+
+    def flush(self) -> None:
+        """There is nothing to flush here, but torch asks for it."""
+
+    def digest(self) -> bytes:
+        """Return the sum.
+
+        Raises:
+            OSError: if something could not be written.
+        """
+        if self._error is not None:
+            raise self._error
+        return self._sum.digest()
 
 
 def lock(folder: Path) -> int | None:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 @contextmanager
@@ -33,12 +34,22 @@ def write_text(file: Path, text: str) -> None:
     write_bytes(file, text.encode("utf-8"))
 
 
-def write_bytes(file: Path, content: bytes, keep: Path | None = None) -> None:
+def write_bytes(file: Path, content: bytes) -> None:
     """Write ``content`` to ``file`` in one piece: a reader sees the old or the new content, nothing between.
 
+    Raises:
+        OSError: if it cannot be written; the old content stays, and nothing else is left.
+    """
+    with replaced_file(file) as handle:
+        handle.write(content)
+
+
+@contextmanager
+def replaced_file(file: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
+    """Give an empty file to write to, which takes the place of ``file`` when the block ends without an error.
+
     Args:
-        file: to write.
-        content: all of it.
+        file: to be replaced, if it is there.
         keep: where what was in ``file`` goes, in place of what was there.
 
     Raises:
@@ -47,13 +58,13 @@ def write_bytes(file: Path, content: bytes, keep: Path | None = None) -> None:
     partial = file.with_name(f".{file.name}.partial")
     try:
         with open(partial, "wb") as handle:
-            handle.write(content)
+            yield handle
             handle.flush()
             os.fsync(handle.fileno())
         if keep is not None and file.exists():
             file.replace(keep)
         partial.replace(file)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,13 +16,19 @@ def side_by_side(calls: Sequence[Callable[[], object]], device: torch.device) ->
             call()
         return
     here = torch.cuda.current_stream(device)
-    streams = [torch.cuda.Stream(device) for _ in calls]
+    streams = _streams(device, len(calls))
     for stream, call in zip(streams, calls, strict=True):
         stream.wait_stream(here)
         with torch.cuda.stream(stream):
             call()
     for stream in streams:
         here.wait_stream(stream)
+
+
+@cache
+def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:
+    # The same every time: each has memory of its own for what is made in it.
+    return [torch.cuda.Stream(device) for _ in range(count)]
 
 
 class Aside:
