@@ -1,7 +1,9 @@
 import copy
+import gc
 import itertools
 import math
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -595,6 +597,26 @@ def test_batches_that_are_got_ready_meanwhile_are_the_same(splits, small, device
     assert len(ways[0]) >= 48
     for ours, theirs in zip(*ways, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_nothing_of_a_search_is_left_when_it_is_over(splits, small, monkeypatch):
+    monkeypatch.setattr("dha.engine.graphs.Recording", EmulatedRecording)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", object)
+    batches, joint = joint_training(splits, small(space="residual", every=2))
+    joint.network.train()
+    joint.passes.graphs.possible = True
+    several = batches.forever()
+    for _ in range(6):
+        joint.step(*next(several), progress=0.3)
+    assert joint.passes.graphs._recordings
+    candidate = weakref.ref(joint.plain)
+    gc.collect()
+    gc.disable()  # circles would be found sooner or later
+    try:
+        joint.finish_search()
+        assert candidate() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

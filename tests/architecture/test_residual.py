@@ -29,6 +29,14 @@ def test_a_block_is_the_relu_of_input_plus_branch():
     torch.testing.assert_close(block(images), torch.relu(2 * images))
 
 
+@pytest.mark.parametrize("name", BRANCHES)
+def test_a_further_block_of_a_stage_begins_as_the_identity(name):
+    x = torch.rand(2, 4, 8, 8)
+    first, further = (Residual(4, written([[name]]), further=f) for f in (False, True))
+    assert torch.equal(further(x), 2 * x if name == "skip" else x)
+    assert name == "skip" or not torch.allclose(first(x), x, atol=0.01)
+
+
 def test_the_order_of_pooling_and_relu_is_of_no_account():
     blocks = [["pair_3x3"], ["inverted_3x3"], ["bottleneck"]]
     network = ResidualNetwork(3, 5, 32, written(blocks), width=4).train()

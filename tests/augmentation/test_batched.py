@@ -37,6 +37,25 @@ def test_all_images_through_every_function_is_the_same(photo, slots):
     torch.testing.assert_close(result, apply_operations(names, images, choices, uniforms), rtol=0, atol=1e-6)
 
 
+def test_slots_that_change_nothing_cost_nothing(photo, monkeypatch):
+    sizes, select = [], torch.index_select
+
+    def counted(images, *rest, **settings):
+        sizes.append(len(images))
+        return select(images, *rest, **settings)
+
+    monkeypatch.setattr(torch, "index_select", counted)
+    images, names = photo.repeat(3, 1, 1, 1), ["identity", "invert"]
+    for second, expected in ((0, 1 - images), (1, images)):
+        choices = torch.tensor([[1, second]] * 3)
+        torch.testing.assert_close(apply_operations(names, images, choices, torch.rand(3, 2, 3)), expected)
+    assert len(sizes) == 1 + 2
+    untouched = apply_operations(names, images, torch.zeros(3, 2, dtype=torch.long), torch.rand(3, 2, 3))
+    assert torch.equal(untouched, images)
+    assert untouched is not images
+    assert len(sizes) == 1 + 2
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("side", [32, 320])
 def test_a_gpu_makes_the_same_of_images(side):

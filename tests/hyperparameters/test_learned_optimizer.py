@@ -227,23 +227,41 @@ def test_a_step_that_is_not_sound_moves_nothing(kind, state):
 
 
 @pytest.mark.parametrize("kind", [LearnedSGD, LearnedAdamW])
+def test_what_has_had_no_gradient_yet_takes_no_memory(kind):
+    used, unused = (nn.Parameter(torch.randn(3)) for _ in range(2))
+    optimizer = kind([[used, unused]], scalars(0.1), [LearnedScalar(0.01, 1e-6, 1.0)])
+    used.grad = torch.ones(3)
+    optimizer.look(0.0)
+    optimizer.step(1.0)
+    assert list(optimizer.optimizer.state) == [used]
+    assert [id(weight) for weight in optimizer.trail.weights] == [id(used)]
+    unused.grad = torch.ones(3)
+    before = unused.detach().clone()
+    optimizer.look(0.1)
+    optimizer.step(1.0)
+    assert torch.equal(optimizer.trail.values[1], before)
+    assert set(optimizer.optimizer.state) == {used, unused}
+
+
+@pytest.mark.parametrize("kind", [LearnedSGD, LearnedAdamW])
 def test_its_state_goes_on_where_it_was(kind):
     torch.manual_seed(0)
-    weights = [nn.Parameter(torch.randn(4, 3)) for _ in range(2)]
+    weights = [nn.Parameter(torch.randn(4, 3)) for _ in range(3)]
 
     def made(start):
         copies = [nn.Parameter(w.detach().clone()) for w in start]
         peaks, decays, friction = scalars(0.1, 0.2), scalars(0.01, 0.02), LateScalar(0.1, 0.01, 0.5)
-        return copies, kind([copies[:1], copies[1:]], peaks, decays, friction=friction)
+        return copies, kind([copies[:2], copies[2:]], peaks, decays, friction=friction)
 
     def steps(copies, optimizer, count, seed):
         generator = torch.Generator().manual_seed(seed)
-        for step in range(count):
-            for weight in copies:
+        for step in range(seed, seed + count):
+            active = copies[step < 2 :]  # the first joins late
+            for weight in active:
                 weight.grad = torch.randn(weight.shape, generator=generator)
-            optimizer.look(0.1 * (step + seed))
+            optimizer.look(0.1 * step)
             optimizer.step(0.9)
-            optimizer.learn(copies, [torch.randn(w.shape, generator=generator) for w in copies], 0.5)
+            optimizer.learn(active, [torch.randn(w.shape, generator=generator) for w in active], 0.5)
 
     copies, optimizer = made(weights)
     steps(copies, optimizer, 3, seed=0)

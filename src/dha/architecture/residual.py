@@ -5,6 +5,7 @@ branch of every block chosen by a sparse code.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -88,11 +89,23 @@ class Residual(nn.Module):
         channels: of input and output.
         choice: makes the branch.
         reference: the candidate that a search starts from.
+        further: whether there is a block before it in its stage. It begins as the identity then (or twice that, for a
+            skip), because the BatchNorm at the end of its branch gives 0 at first: else deep and wide networks learn
+            nothing for some passes at learning rates that suit others. Source: Goyal et al., "Accurate, Large
+            Minibatch SGD" (2017), section 5.1.
     """
 
-    def __init__(self, channels: int, choice: Choice, reference: str = "pair_3x3") -> None:
+    def __init__(self, channels: int, choice: Choice, reference: str = "pair_3x3", further: bool = False) -> None:
         super().__init__()
-        self.branch = choice({name: lambda make=make: make(channels) for name, make in BRANCHES.items()}, reference)
+
+        def candidate(make: Callable[[int], nn.Sequential]) -> nn.Sequential:
+            branch = make(channels)
+            last = branch[-1]
+            if further and isinstance(last, nn.BatchNorm2d):
+                nn.init.zeros_(last.weight)
+            return branch
+
+        self.branch = choice({name: partial(candidate, make) for name, make in BRANCHES.items()}, reference)
         self.drop = DropPath()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,8 +148,8 @@ class ResidualNetwork(BlockNetwork):
                 # Before the ReLU, which then has a quarter of the pixels to see: the same function and gradients.
                 layers.insert(-1, nn.MaxPool2d(2))
                 side //= 2
-            references = [REFERENCES[stage], *["pair_3x3"] * (depth - 1)]
-            layers += [Residual(channels, choice, reference) for reference in references]
+            references, further = [REFERENCES[stage], *["pair_3x3"] * (depth - 1)], [False, *[True] * (depth - 1)]
+            layers += [Residual(channels, choice, *block) for block in zip(references, further, strict=True)]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(channels, classes)
 
