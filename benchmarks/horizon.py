@@ -59,7 +59,7 @@ def measure_rate(source: str, rate: float, steps: int, horizons: Sequence[int], 
     joint.network.train()
     endless, losses = batches.forever(), []
     while joint.steps < steps:
-        for batch in joint.batches(*next(endless), progress=0.0):
+        for batch in joint.batching.batches(*next(endless), progress=0.0):
             for average in averages.values():
                 average.update(joint.steps / steps)
             losses.append(joint.train(batch, progress=0.0)[0].mean().item())

@@ -123,7 +123,7 @@ def joint_training(name: str, row: str, device: str) -> tuple[Batches, JointTrai
 def joint_block(name: str, row: str, device: str) -> Callable[[], int]:
     """Return what takes one block of joint steps, and tells how many."""
     batches, joint = joint_training(name, row, device)
-    drawn, length = joint.drawn(batches.forever(), lambda: 0.2), block_length(row)
+    drawn, length = joint.batching.drawn(batches.forever(), lambda: 0.2), block_length(row)
 
     def block() -> int:
         began = joint.steps

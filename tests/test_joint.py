@@ -43,7 +43,7 @@ def test_batches_that_are_augmented_at_once_are_augmented_as_their_draws_say(spl
     batches, joint = joint_training(splits, small(augmentation=AugmentationConfig(identity=0.1), batch_size=16))
     images, labels = next(iter(batches))
     assert len(labels) == 64, "four batches"
-    several = joint.batches(images, labels, progress=0.5)
+    several = joint.batching.batches(images, labels, progress=0.5)
     assert [len(batch.labels) for batch in several] == [16] * 4
     assert torch.equal(torch.cat([batch.images for batch in several]), images / 255)
     assert torch.equal(torch.cat([batch.labels for batch in several]), labels)
@@ -57,10 +57,10 @@ def test_batches_that_are_augmented_at_once_are_augmented_as_their_draws_say(spl
     twin = joint_training(splits, small(augmentation=AugmentationConfig(identity=0.1), batch_size=16))[1]
     for training in (joint, twin):
         training.network.train()
-        assert training.learner is not None
-        training.learner.generator.manual_seed(1)
+        assert training.batching.learner is not None
+        training.batching.learner.generator.manual_seed(1)
     losses, correct = joint.step(images, labels, progress=0.5)
-    one_by_one = [twin.train(batch, progress=0.5) for batch in twin.batches(images, labels, progress=0.5)]
+    one_by_one = [twin.train(batch, progress=0.5) for batch in twin.batching.batches(images, labels, progress=0.5)]
     assert joint.steps == twin.steps == 4
     assert torch.equal(losses, torch.cat([loss for loss, _ in one_by_one]))
     assert torch.equal(correct, torch.cat([right for _, right in one_by_one]))
@@ -320,11 +320,11 @@ def test_the_rare_steps_that_are_probed_train_on_untouched_images(
     config = small(space="residual", every=every, augmentation=augmentation, hyperparameters=settings)
     batches, joint = joint_training(splits, config)
     joint.network.train()
-    assert joint.learner is not None
-    trained, probes, train, learn = [], [], joint.passes.train, joint.learner.learn
+    assert joint.batching.learner is not None
+    trained, probes, train, learn = [], [], joint.passes.train, joint.batching.learner.learn
     monkeypatch.setattr(joint.passes, "train", lambda inputs, *rest: (trained.append(inputs), train(inputs, *rest))[1])
-    monkeypatch.setattr(joint.learner, "learn", lambda *probe: (probes.append(probe), learn(*probe)))
-    several = (batch for draw in batches.forever() for batch in joint.batches(*draw, progress=0.3))
+    monkeypatch.setattr(joint.batching.learner, "learn", lambda *probe: (probes.append(probe), learn(*probe)))
+    several = (batch for draw in batches.forever() for batch in joint.batching.batches(*draw, progress=0.3))
     plain = []
     for number, batch in zip(range(24), several, strict=False):
         before = joint.passes.losses(batch.images, batch.labels)
@@ -378,7 +378,7 @@ def test_dropout_is_off_where_policy_and_hyperparameters_learn(splits):
 def test_running_statistics_see_training_images_only(splits, small, rule, every, recorded):
     batches, joint = joint_training(splits, small(every=every, augmentation=AugmentationConfig(rule=rule)))
     joint.network.train()
-    images, labels = (tensor[: joint.size] for tensor in next(iter(batches)))
+    images, labels = (tensor[: joint.batching.size] for tensor in next(iter(batches)))
     joint.step(images, labels, 0.0)
     norm = joint.plain.stem[-1]
     before = norm.running_mean.clone(), norm.running_var.clone()
@@ -484,8 +484,8 @@ def test_policy_learns_the_one_operation_that_helps(splits, small):
     )
     joint.finish_search()
     assert joint.policy is not None
-    assert joint.learner is not None
-    joint.learner.optimizer.param_groups[0]["lr"] = 0.1
+    assert joint.batching.learner is not None
+    joint.batching.learner.optimizer.param_groups[0]["lr"] = 0.1
     joint.network.train()
 
     def inverted() -> float:
@@ -506,9 +506,9 @@ def test_an_overflowing_loss_does_not_poison_the_policy(splits, small):
     assert joint.policy is not None
     joint.network.train()
     joint.step(*next(iter(batches)), progress=0.2)
-    assert joint.learner is not None
-    assert joint.learner.pending is not None
-    joint.learner.pending[1].copy[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    assert joint.batching.learner is not None
+    assert joint.batching.learner.pending is not None
+    joint.batching.learner.pending[1].copy[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
     joint.step(*next(iter(batches)), progress=0.2)
     assert joint.policy.probabilities().isfinite().all()
 
@@ -571,8 +571,8 @@ def test_recorded_steps_are_the_plain_ones(splits, small, space, loss, monkeypat
             joint.passes.graphs.possible = recorded
             losses += joint.step(*next(several), progress=0.3 + 0.01 * number)
         assert bool(joint.passes.graphs._recordings) == recorded
-        assert joint.learner is not None
-        learned = joint.learner.policy.probabilities(), joint.hyper.peaks[0].value, joint.hyper.smoothing.value
+        assert joint.batching.learner is not None
+        learned = joint.batching.learner.policy.probabilities(), joint.hyper.peaks[0].value, joint.hyper.smoothing.value
         ends.append([*losses, *joint.plain.state_dict().values(), *learned])
     for plain, replayed in zip(*ends, strict=True):
         torch.testing.assert_close(replayed, plain, rtol=0, atol=0)
@@ -588,7 +588,8 @@ def test_batches_that_are_got_ready_meanwhile_are_the_same(splits, small, device
         batches, joint = joint_training(splits, small(space="residual", every=2, device=device), device)
         joint.network.train()
         several = batches.forever()
-        drawn = joint.drawn(several, lambda: 0.3) if meanwhile else (joint.batches(*pair, 0.3) for pair in several)
+        ahead, at_once = joint.batching.drawn(several, lambda: 0.3), joint.batching.batches
+        drawn = ahead if meanwhile else (at_once(*pair, 0.3) for pair in several)
         seen = []
         for _ in range(12):
             for batch in next(drawn):

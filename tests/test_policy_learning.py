@@ -23,8 +23,8 @@ def begin(splits, config):
     preprocessing = Preprocessing(8, 1, *measure(splits.train.images))
     batches, *_, joint = prepare(splits, preprocessing, resolve(config, splits, preprocessing, fabric), fabric)
     joint.network.train()
-    assert joint.learner is not None
-    return batches.forever(), joint, joint.learner
+    assert joint.batching.learner is not None
+    return batches.forever(), joint, joint.batching.learner
 
 
 @pytest.mark.parametrize("learn", ["none", "augmentation"])
@@ -91,10 +91,10 @@ def learned(splits, small, tmp_path, rule, steps, seen):
         splits, small(**settings, hyperparameters=HyperparametersConfig(learning_rate=0.05))
     )
     joint.validation = ((seen(images), labels) for images, labels in joint.validation)
-    joint.learner = None
+    joint.batching.learner = None
     for step, batch in enumerate(itertools.islice(batches, 2 * steps)):
         if step == steps:
-            joint.learner = learner
+            joint.batching.learner = learner
         joint.step(*batch, progress=0.5 * step / steps)
     return learner.policy.operation_probabilities()
 

@@ -89,7 +89,7 @@ def diverged(config: Config) -> DhaError:
 def refresh_statistics(network: nn.Module, joint: JointTraining, batches: Batches, config: Config) -> None:
     """Estimate BatchNorm statistics anew from untouched training images."""
     count = max(1, STATISTICS_IMAGES // config.images_per_step())
-    parts = (part for images, _ in batches.forever() for part in images.split(joint.size))
+    parts = (part for images, _ in batches.forever() for part in images.split(joint.batching.size))
     estimate_statistics(network, (joint.inputs(part) for part in itertools.islice(parts, count)))
 
 

@@ -175,7 +175,7 @@ def train(
         if joint.is_sound():
             checkpoints.save(state.state_dict())
             if whole:
-                record.interim(folder, interim(joint, splits, config, joint.side(progress)), state, splits)
+                record.interim(folder, interim(joint, splits, config, joint.batching.side(progress)), state, splits)
         saved = time.monotonic()
         cost = saved - began
 
@@ -193,7 +193,7 @@ def train(
             position.changes = [0.0] * position.nodes
         joint.network.train()
         in_trouble, signal = False, 0.0
-        for batches in joint.drawn(state.everything if joint.settled else state.batches, so_far):
+        for batches in joint.batching.drawn(state.everything if joint.settled else state.batches, so_far):
             for batch in batches:
                 losses, correct = joint.train(batch, progress)
                 position.totals += torch.stack([losses.sum(), correct.sum(), torch.ones_like(losses).sum()])
@@ -232,7 +232,7 @@ def train(
             joint.optimizer.slow_down(0.5**retries)
             continue
         position.totals = summed(position.totals, joint.fabric)
-        side = joint.side(progress)
+        side = joint.batching.side(progress)
         validation = None if joint.settled and splits.held_out else validate(joint, splits, config, side)
         position.history.append(record.row(joint, position, validation, budget.used()))
         position.totals = None

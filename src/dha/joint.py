@@ -3,43 +3,27 @@
 Source: DHA (Zhou et al., TMLR 2022, arXiv 2109.05765), algorithm 1; the equations are in ``docs/``.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dha.architecture import Limits, derive, recover, sparse_codes
-from dha.augmentation import AugmentationPolicy, Draws
+from dha.augmentation import AugmentationPolicy
+from dha.batching import Batch, Batching
 from dha.config import Config
 from dha.data import Preprocessing
-from dha.engine import Aside, WeightAverage, check_agreed
+from dha.engine import WeightAverage, check_agreed
 from dha.hyperparameter_learning import HyperparameterLearning
 from dha.hyperparameters import cosine_schedule, norm
 from dha.passes import Passes, per_image
 from dha.policy_learning import PolicyLearning, Probe
-from dha.resizing import pixels, training_side
+from dha.resizing import pixels
 from dha.skipping import WATCHED, SkippedSteps
 
 RARELY = 10
 """Where a policy is probed no more often than once in so many steps, these train on untouched images: a pass less."""
-
-
-class Batch(NamedTuple):
-    """What one step trains on.
-
-    Attributes:
-        images: float32 (N, C, S, S) in [0, 1], at the side that is trained on, not augmented.
-        labels: int64 (N,).
-        augmented: the images as most steps train on them.
-        draws: what was done to those of all processes; None if nothing.
-    """
-
-    images: Tensor
-    labels: Tensor
-    augmented: Tensor
-    draws: Draws | None
 
 
 class JointTraining:
@@ -58,10 +42,9 @@ class JointTraining:
 
     Attributes:
         hyper: the hyper-parameters.
-        learner: of the policy, or None.
+        batching: what makes of the images that are drawn what ``train`` takes.
         found: what each of the sparse codes had chosen when the search ended; None before.
         skipped: the steps left out because their loss was not finite.
-        size: images of a full batch in this process.
     """
 
     def __init__(
@@ -80,17 +63,16 @@ class JointTraining:
         self.config, self.fabric = config, fabric
         self.limits, self.head, self.given = limits, head, config.network is not None
         self.hyper = HyperparameterLearning(config, fabric, split=bool(head))
-        self.learner = None if policy is None else PolicyLearning(policy, config.augmentation, fabric, generator)
-        self.aside = Aside(fabric.device) if self.learner is None else self.learner.aside
+        learner = None if policy is None else PolicyLearning(policy, config.augmentation, fabric, generator)
+        self.batching = Batching(learner, config, preprocessing.image_size, fabric)
         self.needs_validation = (
             bool(self.hyper.learned)
-            or (self.learner is not None and self.learner.by_validation)
+            or (learner is not None and learner.by_validation)
             or config.architecture.loss == "validation"
         )
         self.skipped = SkippedSteps(fabric)
         self.smoothing = torch.tensor(config.hyperparameters.label_smoothing, device=fabric.device)
         self.steps, self.settled = 0, False
-        self.size = config.images_per_step() // fabric.world_size
         self.found: list[Tensor] | None = None
         self._begin(network)
 
@@ -112,65 +94,27 @@ class JointTraining:
         self.average = None if self.searching else WeightAverage(self.plain)
 
     def step(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Train on one batch, or on several one after the other: ``batches``, and ``train`` for each.
+        """Train on one batch, or on several one after the other: ``batching.batches``, and ``train`` for each.
 
-        Arguments are those of ``batches``; what is returned is that of ``train``, of all images.
+        Arguments are those of the former; what is returned is that of ``train``, of all images.
         """
-        done = [self.train(batch, progress) for batch in self.batches(images, labels, progress)]
+        done = [self.train(batch, progress) for batch in self.batching.batches(images, labels, progress)]
         losses, correct = zip(*done, strict=True)
         return torch.cat(losses), torch.cat(correct)
-
-    def drawn(self, source: Iterable[tuple[Tensor, Tensor]], progress: Callable[[], float]) -> Iterator[list[Batch]]:
-        """Yield what ``batches`` makes of all that is drawn from a source, for ``train``: got ready by a GPU while it
-        trains on what came before.
-
-        Args:
-            source: images and labels as ``batches`` takes them; nothing may change what they are made from.
-            progress: returns the share of the run that is over.
-        """
-        self.aside.catch_up()
-        draws = iter(source)
-        while True:
-            with self.aside.work():
-                drawn = next(draws, None)
-                batches = [] if drawn is None else self.batches(*drawn, progress())
-            if drawn is None:
-                return
-            self.aside.hand_over([tensor for batch in batches for tensor in batch[:3]])
-            yield batches
-
-    def batches(self, images: Tensor, labels: Tensor, progress: float) -> list[Batch]:
-        """Bring images to the side that is trained on, and augment them.
-
-        Args:
-            images: uint8, (N, C, H, W), of one batch or of several, on the device.
-            labels: int64, (N,), on the device.
-            progress: share of the run that is over, in [0, 1].
-        """
-        count, smaller = max(1, len(labels) // self.size), pixels(images, self.side(progress))
-        several = smaller.tensor_split(count), labels.tensor_split(count)
-        learner = self._learner(progress)
-        if learner is None:
-            return [Batch(untouched, answers, untouched, None) for untouched, answers in zip(*several, strict=True)]
-        augmented, draws = learner.augment(smaller, count)
-        return [Batch(*parts) for parts in zip(*several, augmented.tensor_split(count), draws, strict=True)]
-
-    def _learner(self, progress: float) -> PolicyLearning | None:
-        """From ``until`` on there is no policy: it is neither applied nor moved."""
-        return self.learner if self.learner is not None and progress < self.learner.until else None
 
     def train(self, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
         """Train on one batch; every ``config.every`` steps learn policy and hyper-parameters from a validation batch.
 
         Args:
-            batch: one of those that ``batches`` returned.
+            batch: one of those that ``batching`` makes.
             progress: share of the run that is over, in [0, 1].
 
         Returns:
             The loss of each image and whether it was classified correctly, both (N,), on the device.
         """
         due = not self.settled and self.steps % self.config.every == 0
-        labels, learner, probe, passes, hyper = batch.labels, self._learner(progress), None, self.passes, self.hyper
+        labels, passes, hyper, probe = batch.labels, self.passes, self.hyper, None
+        learner = self.batching.learner_at(progress)
         dropped = hyper.depth.factors(passes.paths, len(labels))
         prober = learner if due and learner is not None and learner.rule is not None else None
         # The losses of untouched images are known where these are trained on, with nothing at random.
@@ -220,14 +164,15 @@ class JointTraining:
         if not self.needs_validation and probe is None:
             return held_out
         images, answers = next(self.validation)
-        images, losses = pixels(images, self.side(progress)), None
+        images, losses = pixels(images, self.batching.side(progress)), None
         if self.needs_validation:
             # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
             held_out, losses = self._held_out_gradient(active, images, answers)
-        if self.learner is not None and probe is not None:
-            draws, changed = self.learner.tried(self.passes.losses, images, answers)
+        learner = self.batching.learner
+        if learner is not None and probe is not None:
+            draws, changed = learner.tried(self.passes.losses, images, answers)
             plain = self.passes.losses(images, answers) if losses is None else losses
-            self.learner.learn(probe, (draws, plain, changed), progress)
+            learner.learn(probe, (draws, plain, changed), progress)
         if self.searching and self.config.architecture.loss == "validation":
             self._step_codes()
             self.code_optimizer.zero_grad()
@@ -258,14 +203,6 @@ class JointTraining:
             for codes, gradient in zip(self.codes, gradients[len(active) :], strict=True):
                 codes.compressed.grad = gradient
         return gradients[: len(active)], losses
-
-    def side(self, progress: float) -> int:
-        """Return the side in pixels of the images that are trained on when ``progress`` of the run is over.
-
-        A network that was brought may be made for one size.
-        """
-        full = self.preprocessing.image_size
-        return training_side(full, progress) if self.config.progressive_resizing and not self.given else full
 
     def inputs(self, images: Tensor, side: int | None = None) -> Tensor:
         """Return what the network takes of untouched images, uint8 (N, C, S, S), at their own or another side."""

