@@ -12,6 +12,7 @@ from dha import ArchitectureConfig, Config, DhaError, HyperparametersConfig
 from dha.augmentation import AugmentationPolicy
 from dha.data import load_source
 from dha.display import summary
+from dha.engine import Checkpoints
 from dha.fit import run
 from dha.model import TrainedModel
 
@@ -264,3 +265,19 @@ def test_images_on_disk_train_the_same_weights_and_are_decoded_once_for_all_atte
     assert found.preprocessing == expected.preprocessing
     assert found.learned["policy"] == expected.learned["policy"]
     assert sorted(path.name for path in out.iterdir()) == ["codes.safetensors", "config.yaml", "metrics.csv", "model"]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.6])
+def test_a_state_that_takes_long_to_keep_is_written_when_it_is_due(tmp_path, small, monkeypatch, seconds):
+    written, save = [], Checkpoints.save
+
+    def slow(self, state, write=True):
+        time.sleep(seconds)
+        if write:
+            written.append(len(state["run"]["position"]["history"]))
+        save(self, state, write)
+
+    monkeypatch.setattr(Checkpoints, "save", slow)
+    run("digits", config=small(epochs=3), out=tmp_path / "run")
+    assert written[0] == (3 if seconds else 1)
+    assert written[-1] == 3

@@ -4,11 +4,10 @@ The rule: of a ladder of residual networks that keep the limits on parameters an
 over the training images at least ``PASSES`` times within the budget. Rungs are timed for a few steps of plain training
 at full size until the largest is found, or the timing itself has taken ``SHARE`` of the budget; those in between are
 left out that are fast enough even if time grows with the multiply-adds. Learning makes steps slower and smaller images
-make them faster, both reckoned with. In the other spaces a search begins with the heavy
-start where that leaves time for ``HEAVY_PASSES``, else with the light one; and in whatever space it may go to slower
-architectures than it begins with, as long as ``SEARCHED_PASSES`` passes fit in. Where float32 and bfloat16 are both
-open, what is timed is timed in both, and the faster one counts. The measurements behind it are in ``docs/results.md``
-and ``docs/performance.md``.
+make them faster, both reckoned with. In the other spaces a search begins with the heavy start where that leaves time
+for ``HEAVY_PASSES``, else with the light one; and in whatever space it may go to slower architectures than it begins
+with, as long as ``SEARCHED_PASSES`` passes fit in. Where float32 and bfloat16 are both open, what is timed is timed in
+both, and the faster one counts. The measurements behind it are in ``docs/results.md`` and ``docs/performance.md``.
 """
 
 import math

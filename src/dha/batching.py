@@ -50,8 +50,8 @@ class Batching:
         self.smaller = config.progressive_resizing and config.network is None
 
     def drawn(self, source: Iterable[tuple[Tensor, Tensor]], progress: Callable[[], float]) -> Iterator[list[Batch]]:
-        """Yield what ``batches`` makes of all that is drawn from a source: got ready by a GPU while it
-        trains on what came before.
+        """Yield what ``batches`` makes of all that is drawn from a source: got ready by a GPU while it trains on what
+        came before.
 
         Args:
             source: images and labels as ``batches`` takes them; nothing may change what they are made from.

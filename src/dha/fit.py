@@ -25,8 +25,7 @@ RECOVERIES = 20
 WRITING, BY_CLOCK = 0.01, 0.05
 """The shares of the time that checkpoints at the ends of epochs, and those by the clock, may take."""
 LARGE = 0.5
-"""Seconds that keeping a state in memory takes from which on it is not written after the first epoch whatever it costs.
-"""
+"""A state that takes so many seconds to keep in memory is not written after the first epoch before it is due."""
 RETRIES = 3
 """How often a training that has diverged goes back to its last good state, with half the learning rate."""
 

@@ -3,14 +3,7 @@
 from dha.engine.averaging import MovingAverage, WeightAverage, estimate_statistics
 from dha.engine.budget import Budget
 from dha.engine.checkpoints import Checkpoints, lock
-from dha.engine.device import (
-    HostCopy,
-    computes_in_bf16,
-    make_fabric,
-    precision_of,
-    set_precision,
-    to_device,
-)
+from dha.engine.device import HostCopy, computes_in_bf16, make_fabric, precision_of, set_precision, to_device
 from dha.engine.files import replaced_file, replaced_folder, write_bytes, write_text
 from dha.engine.graphs import Graphs
 from dha.engine.parallel import Agreement, averaged, check_agreed, everywhere, gathered, summed

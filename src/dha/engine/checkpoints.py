@@ -101,15 +101,12 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copied(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_copied(part) for part in value]
+        return type(value)(_copied(part) for part in value)
     return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
 
 
 class _Hashed:
-    """A file to write to, and the SHA-256 of what is written.
-
-    Copying a state whole, to have its sum before it is written, would take longer than writing it.
-    """
+    """A file to write to, and the SHA-256 of what is written: a state need not be copied whole to have its sum."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._sum, self._error = file, hashlib.sha256(), None
