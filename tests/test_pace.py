@@ -25,6 +25,19 @@ def test_timing_leaves_the_weights_as_they_are():
     assert len(dtypes) == 8, "one step of each, if there is no time for more"
 
 
+@pytest.mark.parametrize(("progressive", "sides"), [(True, [32, 20] * 3), (False, [32] * 3)])
+def test_images_are_as_large_as_in_a_run(progressive, sides):
+    network, seen = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), []
+    network[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[-1]))
+    config, preprocessing = (
+        Config(batch_size=4, progressive_resizing=progressive),
+        Preprocessing(32, 3, (0.5,) * 3, (0.2,) * 3),
+    )
+    seconds = seconds_per_image(network, config, preprocessing, make_fabric("cpu", "32", 32), ["32"])
+    assert seen == sides
+    assert seconds["32"] > 0
+
+
 def test_choices_are_timed_as_shares_of_a_step(monkeypatch):
     network = search_network("residual", 3, 4, 16, Size(4, 1, 16))
     times = [torch.arange(1.0, 8.0).double()[None] for _ in sparse_codes(network)]

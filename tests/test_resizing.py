@@ -12,7 +12,7 @@ from dha.evaluation import evaluate, interim
 from dha.fit import run
 from dha.model import TrainedModel
 from dha.prepare import prepare, resolve
-from dha.resizing import gain, pixels, training_side
+from dha.resizing import mean_seconds, pixels, training_side
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,14 @@ def test_sides_grow_to_the_full_size(image_size, sides):
     assert set(seen[75:]) == {image_size}
 
 
-def test_the_gain_is_that_of_counting_pixels():
-    assert gain(8) == 1
-    steps = [(32 / training_side(32, progress)) ** 2 for progress in np.arange(0.0005, 1, 0.001)]
-    assert gain(32) == pytest.approx(np.mean(steps), rel=1e-3)
+def test_the_mean_over_a_run_is_that_of_its_images():
+    sides = np.array([training_side(32, progress) for progress in np.arange(0.0005, 1, 0.001)])
+    for fixed in (0.0, 0.7):  # whatever a step takes beside what its pixels take
+        seconds = fixed + (sides / 32) ** 2
+        found = mean_seconds(32, fixed + 1.0, fixed + (20 / 32) ** 2)
+        assert found == pytest.approx(1 / np.mean(1 / seconds), rel=1e-3)
+    assert mean_seconds(8, 0.3, 0.3) == pytest.approx(0.3), "these are small enough"
+    assert mean_seconds(32, 1.0, 3.0) == pytest.approx(1.0)
 
 
 def test_smaller_images_are_those_of_pillow():

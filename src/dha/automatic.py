@@ -1,10 +1,10 @@
 """What space, size and precision of a network follow from: images, budget, and how fast this machine trains.
 
 The rule: of a ladder of residual networks that keep the limits on parameters and multiply-adds, the largest that passes
-over the training images at least ``PASSES`` times within the budget. Rungs are timed for a few steps of plain training
-at full size until the largest is found, or the timing itself has taken ``SHARE`` of the budget; those in between are
-left out that are fast enough even if time grows with the multiply-adds. Learning makes steps slower and smaller images
-make them faster, both reckoned with. In the other spaces a search begins with the heavy start where that leaves time
+over the training images at least ``PASSES`` times within the budget. Rungs are timed for a few steps of plain training,
+with images of full and of smallest size, until the largest is found, or the timing itself has taken ``SHARE`` of the
+budget; those in between are left out that are fast enough even if time grows with the multiply-adds. Learning makes
+steps slower, which is reckoned with. In the other spaces a search begins with the heavy start where that leaves time
 for ``HEAVY_PASSES``, else with the light one; and in whatever space it may go to slower architectures than it begins
 with, as long as ``SEARCHED_PASSES`` passes fit in. Where float32 and bfloat16 are both open, what is timed is timed in
 both, and the faster one counts. The measurements behind it are in ``docs/results.md`` and ``docs/performance.md``.
@@ -13,6 +13,7 @@ both, and the faster one counts. The measurements behind it are in ``docs/result
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import torch
 from lightning_fabric import Fabric
@@ -22,7 +23,6 @@ from dha.config import Config, learned_parts, parse_budget
 from dha.data import Preprocessing
 from dha.engine import computes_in_bf16, precision_of
 from dha.pace import seconds_of_size
-from dha.resizing import gain
 
 LADDER = [(8, 1), (12, 1), (16, 1), (24, 1), (32, 1), (48, 1), (64, 1), (64, 2), (96, 2), (128, 2), (128, 3)]
 """Width and depth of residual networks, from small to large."""
@@ -107,13 +107,18 @@ def choose_size(
         if settings.depth is not None:
             ladder = sorted({(width, settings.depth) for width, _ in LADDER})
         sizes = {rung: Size(*rung, settings.resolution or resolution) for rung in ladder}
-        costs = {rung: plain_costs(sizes[rung], classes, preprocessing) for rung in ladder}
-        ladder = [rung for rung in ladder if keeps_limits(config, costs[rung])] or ladder[:1]
+
+        @cache
+        def costs(rung: tuple[int, int]) -> tuple[int, int]:
+            return plain_costs(sizes[rung], classes, preprocessing)
+
+        if config.max_parameters is not None or config.max_flops is not None:
+            ladder = [rung for rung in ladder if keeps_limits(config, costs(rung))] or ladder[:1]
         if config.budget is None:
             width, depth = ([rung for rung in ladder if rung[0] <= width] or ladder)[-1]
         else:
             budget, began = parse_budget(config.budget), math.inf
-            most = affordable(config, images, preprocessing.image_size, PASSES)
+            most = affordable(config, images, PASSES)
             times: dict[tuple[int, int], dict[str, float]] = {}
 
             def seconds_of(rung: tuple[int, int]) -> float | None:
@@ -126,26 +131,23 @@ def choose_size(
                 began = min(began, time.monotonic())
                 return min(times[rung].values())
 
-            width, depth = largest(ladder, seconds_of, most, [costs[rung][1] for rung in ladder])
+            width, depth = largest(ladder, seconds_of, most, [costs(rung)[1] for rung in ladder])
             still_open = [fastest(times[width, depth])]
     given = settings.width, settings.depth, settings.resolution
     chosen = (width, depth, resolution)
     return space, Size(*(b if a is None else a for a, b in zip(given, chosen, strict=True))), still_open
 
 
-def affordable(config: Config, images: int, side: int, passes: float) -> float:
-    """Return how long a plain training step may take per image at full size, in seconds, for a number of passes.
+def affordable(config: Config, images: int, passes: float) -> float:
+    """Return how long a plain training step may take per image, in the mean over a run, in seconds, for some passes.
 
     Args:
         config: the settings, with a budget.
         images: number of training images.
-        side: of the images, in pixels.
         passes: over the training images, within the budget.
     """
     assert config.budget is not None
     factor = LEARNING if learned_parts(config.learn) else 1.0
-    if config.progressive_resizing:
-        factor /= gain(side)
     return parse_budget(config.budget) / (passes * images * factor)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -14,13 +14,14 @@ from dha.architecture import ResidualNetwork, Size, candidate_seconds, layout, r
 from dha.config import Config
 from dha.data import Preprocessing
 from dha.engine import Graphs
+from dha.resizing import mean_seconds, training_side
 
 TIMED = 32
 """Images that candidates are timed on."""
 
 
 def seconds_of_size(
-    size: Size, config: Config, classes: int, preprocessing: Preprocessing, fabric: Fabric, precisions: Iterable[str]
+    size: Size, config: Config, classes: int, preprocessing: Preprocessing, fabric: Fabric, precisions: Sequence[str]
 ) -> dict[str, float]:
     """Return ``seconds_per_image`` of the residual network of a size that a search starts from."""
     channels, side, device = preprocessing.channels, preprocessing.image_size, fabric.device
@@ -34,11 +35,12 @@ def seconds_per_image(
     config: Config,
     preprocessing: Preprocessing,
     fabric: Fabric,
-    precisions: Iterable[str],
+    precisions: Sequence[str],
     most: float = math.inf,
     steps: int = 2,
 ) -> dict[str, float]:
-    """Return how long a plain training step takes in each precision, per image: the fastest of a few.
+    """Return how long a plain training step takes in each precision, per image, in the mean over the sizes that images
+    have in a run: the fastest of a few steps at full and at smallest size.
 
     Args:
         network: moved to the device, and otherwise left as it is.
@@ -49,12 +51,14 @@ def seconds_per_image(
         most: seconds after which no further round of steps is begun.
         steps: how many are timed in each precision, taking turns, after one that counts only if there is no other.
     """
-    side, size, device = preprocessing.image_size, config.images_per_step(), fabric.device
+    full, size, device = preprocessing.image_size, config.images_per_step(), fabric.device
     network.to(device, memory_format=layout(network)).train()  # pyright: ignore[reportCallIssue]
     trained = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, fused=True)
-    images = torch.randn(size, preprocessing.channels, side, side, device=device)
-    images = images.contiguous(memory_format=layout(network))
+    # A network that was brought may be made for one size.
+    first = training_side(full, 0.0) if config.progressive_resizing and config.network is None else full
+    images = {side: torch.randn(size, preprocessing.channels, side, side, device=device) for side in (full, first)}
+    images = {side: noise.contiguous(memory_format=layout(network)) for side, noise in images.items()}
     labels = torch.zeros(size, dtype=torch.long, device=device)
     statistics = {name: buffer.clone() for name, buffer in network.named_buffers()}
     # As in a run, where all steps but the first two of a kind are replayed.
@@ -66,22 +70,23 @@ def seconds_per_image(
         return torch.autograd.grad(loss, trained, allow_unused=True)
 
     ways = {precision: partial(gradients, half=precision == "bf16") for precision in precisions}
-    times: dict[str, list[float]] = {precision: [] for precision in precisions}
-    first = time.monotonic()
+    times: dict[tuple[str, int], list[float]] = {(precision, side): [] for precision in precisions for side in images}
+    started = time.monotonic()
     for _ in range(steps + 1):
-        for precision, taken in times.items():
+        for (precision, side), taken in times.items():
             began = time.monotonic()
-            for weight, gradient in zip(trained, graphs(ways[precision], images, labels), strict=True):
+            for weight, gradient in zip(trained, graphs(ways[precision], images[side], labels), strict=True):
                 weight.grad = gradient
             optimizer.step()
             optimizer.zero_grad()
             labels[:1].cpu()  # waits for the device
             taken.append(time.monotonic() - began)
-        if time.monotonic() - first > most:
+        if time.monotonic() - started > most:
             break
     for name, buffer in network.named_buffers():
         buffer.copy_(statistics[name])
-    return {precision: min(taken[1:] or taken) / size for precision, taken in times.items()}
+    least = {what: min(taken[1:] or taken) / size for what, taken in times.items()}
+    return {precision: mean_seconds(full, least[precision, full], least[precision, first]) for precision in precisions}
 
 
 def seconds_by_choice(

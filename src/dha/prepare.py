@@ -70,7 +70,7 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
         network = build(resolved, preprocessing, classes, fabric.device)
         times = seconds_per_image(network, resolved, preprocessing, fabric, precisions, most)
         precision = fastest(times)
-        if weighed and times[precision] > affordable(resolved, images, preprocessing.image_size, HEAVY_PASSES):
+        if weighed and times[precision] > affordable(resolved, images, HEAVY_PASSES):
             resolved.architecture.start = "light"
     resolved.precision = precision  # pyright: ignore[reportAttributeAccessIssue]
     return resolved
@@ -112,7 +112,7 @@ def prepare(
         if config.budget is not None and "architecture" in learn:
             # Of the first process, so that all agree.
             most["seconds"] = fabric.broadcast(seconds_by_choice(network, config, preprocessing, fabric))
-            most["max_seconds"] = affordable(config, len(splits.train), preprocessing.image_size, SEARCHED_PASSES)
+            most["max_seconds"] = affordable(config, len(splits.train), SEARCHED_PASSES)
         limits = Limits(network, shape, max_parameters=config.max_parameters, max_flops=config.max_flops, **most)
         head = frozenset()
     else:

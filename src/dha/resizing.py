@@ -28,17 +28,24 @@ def training_side(image_size: int, progress: float) -> int:
     return image_size
 
 
-def gain(image_size: int) -> float:
-    """Return how many times as many images a run trains on as one at full size does in the same time, if a step takes
-    as long as its pixels are many.
+def mean_seconds(image_size: int, full: float, smallest: float) -> float:
+    """Return how long an image takes in the mean over a run, if what it takes at the sides between the smallest and the
+    full one is between as its pixels are.
 
     Args:
         image_size: the full size.
+        full: seconds that an image of full size takes.
+        smallest: seconds that one of the size that a run begins with takes; no more than ``full`` is believed.
     """
     ends = [*(until for until, _ in STAGES), 1.0]
     starts = [0.0, *ends[:-1]]
-    stages = zip(starts, ends, strict=True)
-    return sum((end - start) * (image_size / training_side(image_size, start)) ** 2 for start, end in stages)
+    first, images = training_side(image_size, 0.0), 0.0
+    smallest = min(smallest, full)
+    for start, end in zip(starts, ends, strict=True):
+        side = training_side(image_size, start)
+        part = (side**2 - first**2) / (image_size**2 - first**2) if image_size > first else 1.0
+        images += (end - start) / (smallest + part * (full - smallest))
+    return 1 / images
 
 
 @torch.no_grad()
