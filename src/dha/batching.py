@@ -10,7 +10,7 @@ from dha.augmentation import Draws
 from dha.config import Config
 from dha.engine import Aside
 from dha.policy_learning import PolicyLearning
-from dha.resizing import pixels, training_side
+from dha.resizing import pixels, side_in_run
 
 
 class Batch(NamedTuple):
@@ -43,11 +43,9 @@ class Batching:
     """
 
     def __init__(self, learner: PolicyLearning | None, config: Config, full: int, fabric: Fabric) -> None:
-        self.learner, self.full = learner, full
+        self.learner, self.config, self.full = learner, config, full
         self.aside = Aside(fabric.device) if learner is None else learner.aside
         self.size = config.images_per_step() // fabric.world_size
-        # A network that was brought may be made for one size.
-        self.smaller = config.progressive_resizing and config.network is None
 
     def drawn(self, source: Iterable[tuple[Tensor, Tensor]], progress: Callable[[], float]) -> Iterator[list[Batch]]:
         """Yield what ``batches`` makes of all that is drawn from a source: got ready by a GPU while it trains on what
@@ -62,9 +60,9 @@ class Batching:
         while True:
             with self.aside.work():
                 drawn = next(draws, None)
-                batches = [] if drawn is None else self.batches(*drawn, progress())
-            if drawn is None:
-                return
+                if drawn is None:
+                    return
+                batches = self.batches(*drawn, progress())
             self.aside.hand_over([tensor for batch in batches for tensor in batch[:3]])
             yield batches
 
@@ -90,4 +88,4 @@ class Batching:
 
     def side(self, progress: float) -> int:
         """Return the side in pixels of the images that are trained on when ``progress`` of the run is over."""
-        return training_side(self.full, progress) if self.smaller else self.full
+        return side_in_run(self.config, self.full, progress)

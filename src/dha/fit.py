@@ -164,7 +164,6 @@ def train(
     joint, budget, position, config = state.joint, state.budget, state.position, state.config
     settings, retries = config.architecture, 0
     budget.closing = closing_seconds(joint, splits, config)
-    saved, cost = time.monotonic(), 0.0
     agreed = Agreement(joint.fabric)
 
     def keep(whole: bool) -> None:
@@ -181,6 +180,7 @@ def train(
     def so_far() -> float:
         return progress
 
+    saved = time.monotonic()
     checkpoints.save(state.state_dict(), write=False)
     cost = time.monotonic() - saved
     (progress,) = agreed(budget.progress())

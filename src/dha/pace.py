@@ -14,7 +14,7 @@ from dha.architecture import ResidualNetwork, Size, candidate_seconds, layout, r
 from dha.config import Config
 from dha.data import Preprocessing
 from dha.engine import Graphs
-from dha.resizing import mean_seconds, training_side
+from dha.resizing import mean_seconds, side_in_run
 
 TIMED = 32
 """Images that candidates are timed on."""
@@ -55,8 +55,7 @@ def seconds_per_image(
     network.to(device, memory_format=layout(network)).train()  # pyright: ignore[reportCallIssue]
     trained = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, fused=True)
-    # A network that was brought may be made for one size.
-    first = training_side(full, 0.0) if config.progressive_resizing and config.network is None else full
+    first = side_in_run(config, full, 0.0)
     images = {side: torch.randn(size, preprocessing.channels, side, side, device=device) for side in (full, first)}
     images = {side: noise.contiguous(memory_format=layout(network)) for side, noise in images.items()}
     labels = torch.zeros(size, dtype=torch.long, device=device)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dha.config import Config
+
 STAGES = ((0.3, 5 / 8), (0.55, 6 / 8), (0.75, 7 / 8))
 """(share of the run, share of the side): until so much of the run is over, images have so much of their side."""
 
@@ -26,6 +28,14 @@ def training_side(image_size: int, progress: float) -> int:
         if progress < until:
             return min(image_size, max(SMALLEST, 4 * round(image_size * share / 4)))
     return image_size
+
+
+def side_in_run(config: Config, image_size: int, progress: float) -> int:
+    """Return ``training_side`` where the settings of a run ask for it, else the full size.
+
+    A network that was brought may be made for one size.
+    """
+    return training_side(image_size, progress) if config.progressive_resizing and config.network is None else image_size
 
 
 def mean_seconds(image_size: int, full: float, smallest: float) -> float:
