@@ -14,20 +14,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from careful import crops
+from dha.batching import Batch, Batching
 from dha.cli import main
-from dha.joint import JointTraining
 
-plain_step = JointTraining.step
+plain_batches = Batching.batches
 
 
-def step(self: JointTraining, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-    """Train on a batch as `JointTraining` does, after flips and crops."""
+def batches(self: Batching, images: Tensor, labels: Tensor, progress: float) -> list[Batch]:
+    """Make of images what is trained on as `Batching` does, after flips and crops."""
     side = images.shape[-1]
     padded = F.pad(images, [side // 8] * 4).permute(0, 2, 3, 1)
     every = torch.arange(len(images), device=images.device)
-    return plain_step(self, crops(padded, every, side, flip=True), labels, progress)
+    return plain_batches(self, crops(padded, every, side, flip=True), labels, progress)
 
 
 if __name__ == "__main__":
-    JointTraining.step = step
+    Batching.batches = batches
     sys.exit(main())

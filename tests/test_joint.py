@@ -548,10 +548,11 @@ def test_the_step_never_waits_for_the_gpu(splits, small, space, found):
     ("space", "loss"),
     [("cells", "validation"), ("residual", "training"), ("residual", "validation"), ("mobile", "training")],
 )
-def test_recorded_steps_are_the_plain_ones(splits, small, space, loss, monkeypatch):
+@pytest.mark.parametrize("learned", ["learning_rate,weight_decay", ",".join(LEARNED)])
+def test_recorded_steps_are_the_plain_ones(splits, small, space, loss, learned, monkeypatch):
     monkeypatch.setattr("dha.engine.graphs.Recording", EmulatedRecording)
     monkeypatch.setattr("torch.cuda.graph_pool_handle", object)
-    settings = HyperparametersConfig(learn=",".join(LEARNED), drop_path=0.1 if space != "cells" else 0.0, warmup=0.0)
+    settings = HyperparametersConfig(learn=learned, drop_path=0.1 if space != "cells" else 0.0, warmup=0.0)
     architecture = ArchitectureConfig(depth=2, width=4, nodes=2, loss=loss)
     config = small(space=space, every=2, hyperparameters=settings, architecture=architecture)
     ends = []
@@ -570,10 +571,12 @@ def test_recorded_steps_are_the_plain_ones(splits, small, space, loss, monkeypat
                 joint.finish_search()
             joint.passes.graphs.possible = recorded
             losses += joint.step(*next(several), progress=0.3 + 0.01 * number)
-        assert bool(joint.passes.graphs._recordings) == recorded
+        functions = {key[0] for key in joint.passes.graphs._recordings}
+        assert (joint.passes._gradients in functions) == recorded
+        assert (joint._move in functions) == (recorded and joint.optimizer.recordable)
         assert joint.batching.learner is not None
-        learned = joint.batching.learner.policy.probabilities(), joint.hyper.peaks[0].value, joint.hyper.smoothing.value
-        ends.append([*losses, *joint.plain.state_dict().values(), *learned])
+        values = joint.batching.learner.policy.probabilities(), joint.hyper.peaks[0].value, joint.hyper.smoothing.value
+        ends.append([*losses, *joint.plain.state_dict().values(), *values])
     for plain, replayed in zip(*ends, strict=True):
         torch.testing.assert_close(replayed, plain, rtol=0, atol=0)
 

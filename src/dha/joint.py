@@ -72,6 +72,7 @@ class JointTraining:
         )
         self.skipped = SkippedSteps(fabric)
         self.smoothing = torch.tensor(config.hyperparameters.label_smoothing, device=fabric.device)
+        self.schedule = torch.zeros((), device=fabric.device)
         self.steps, self.settled = 0, False
         self.found: list[Tensor] | None = None
         self._begin(network)
@@ -138,7 +139,11 @@ class JointTraining:
         active = self.optimizer.active()
         if due and hyper.learned:
             self.optimizer.look(progress)
-        self.optimizer.step(cosine_schedule(progress, self.config.hyperparameters.warmup), sound)
+        self.schedule.fill_(cosine_schedule(progress, self.config.hyperparameters.warmup))
+        if self.optimizer.recordable:
+            self.passes.graphs(self._move, sound)
+        else:
+            self._move(sound)
 
         if due:
             if learner is not None:
@@ -154,6 +159,10 @@ class JointTraining:
         if self.steps % WATCHED == 0:
             self._watch()
         return losses, logits.argmax(1) == labels
+
+    def _move(self, sound: Tensor) -> list[Tensor | None]:
+        self.optimizer.step(self.schedule, sound)
+        return []
 
     def _learn(
         self, inputs: Tensor, labels: Tensor, active: Sequence[Tensor], probe: Probe | None, progress: float

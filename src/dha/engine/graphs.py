@@ -23,8 +23,10 @@ class Graphs:
     """Calls functions of tensors, and where that is possible replays what their second call recorded.
 
     A function must do the same for all tensors of the same shapes: wait for nothing, copy nothing from the host, and
-    depend on no number of the host that changes. It may change tensors that it has not been given, which must then stay
-    where they are. What is returned is overwritten by the next call of the same function with the same shapes.
+    depend on no number of the host that changes. It may look at and change tensors that it has not been given, which
+    must then stay where they are. What is returned is overwritten by the next call of the same function that returns
+    something of the same shape there: until ``forget`` it is always at the same place, so that another function may
+    know of it.
 
     Args:
         possible: whether to record; else functions are called as they are. Wants a CUDA device, and is taken back, with
@@ -40,6 +42,7 @@ class Graphs:
         # One pool, in which recordings have their intermediate results at the same places: they never run at once. It
         # goes with the last of them.
         self._pool: Any = None
+        self._places: dict[Any, Tensor] = {}
         self._results: dict[Any, Results] = {}
         self._recordings: dict[Any, Recording] = {}
 
@@ -51,8 +54,10 @@ class Graphs:
         if key not in self._results:
             # Libraries make themselves ready at the first call, which cannot be recorded.
             results = function(*arguments)
-            self._results[key] = [None if result is None else result.clone() for result in results]
-            return results
+            places = [self._place(function, number, result) for number, result in enumerate(results)]
+            _put(results, places)
+            self._results[key] = places
+            return places
         if key not in self._recordings:
             if len(self._recordings) == KEPT:
                 oldest = next(iter(self._recordings))
@@ -68,6 +73,15 @@ class Graphs:
                 self.forget()
                 return function(*arguments)
         return self._recordings[key].replay(arguments)
+
+    def _place(self, function: Callable[..., Results], number: int, result: Tensor | None) -> Tensor | None:
+        """Return where what a function returns in this position belongs."""
+        if result is None:
+            return None
+        key = function, number, result.shape, result.stride(), result.dtype, result.device
+        if key not in self._places:
+            self._places[key] = torch.empty_like(result)
+        return self._places[key]
 
 
 class Recording:
@@ -91,8 +105,7 @@ class Recording:
 
     def run(self, function: Callable[..., Results]) -> None:
         """Call the function with its own arguments, and put the results in their place."""
-        results = function(*self.arguments)
-        torch._foreach_copy_([r for r in self.results if r is not None], [r for r in results if r is not None])
+        _put(function(*self.arguments), self.results)
 
     def replay(self, arguments: Sequence[Tensor]) -> Results:
         """Return the results for other arguments of the same shapes."""
@@ -100,3 +113,10 @@ class Recording:
             mine.copy_(argument)
         self.graph.replay()
         return self.results
+
+
+@torch.no_grad()
+def _put(results: Results, places: Results) -> None:
+    there = [place for place in places if place is not None]
+    if there:
+        torch._foreach_copy_(there, [result for result in results if result is not None])

@@ -111,6 +111,11 @@ class LearnedOptimizer(ABC):
     def _older(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the average gradient minus the newest, as they are scaled in a step that has just been made."""
 
+    @property
+    def recordable(self) -> bool:
+        """Whether ``step``, given tensors, does the same at every call, so that a CUDA graph can repeat it."""
+        return False
+
     def active(self) -> list[Tensor]:
         """Return the weights that have a gradient: others neither move nor decay."""
         return [weight for weight in self.weights if weight.grad is not None]
@@ -126,11 +131,11 @@ class LearnedOptimizer(ABC):
         self.trail.update(progress)
 
     @torch.no_grad()
-    def step(self, schedule: float, sound: Tensor | None = None) -> None:
+    def step(self, schedule: float | Tensor, sound: Tensor | None = None) -> None:
         """Move the weights.
 
         Args:
-            schedule: share of the peak learning rates, in [0, 1].
+            schedule: share of the peak learning rates, in [0, 1]; float32 without dimensions if a tensor.
             sound: bool, without dimensions, on the device: where it is false nothing moves. True when not given.
         """
         if self.clip is not None:
@@ -187,7 +192,8 @@ class LearnedOptimizer(ABC):
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        self.optimizer.zero_grad()
+        for weight in self.weights:
+            weight.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a step or ``learn`` depends on, beside the weights."""
@@ -215,6 +221,11 @@ class LearnedSGD(LearnedOptimizer):
 
     Arguments and learning rule are those of ``LearnedOptimizer``.
     """
+
+    @property
+    def recordable(self) -> bool:
+        # A momentum that is learned is a number of the host.
+        return self.friction is None
 
     def _optimizer(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
