@@ -6,6 +6,11 @@ from dha import ArchitectureConfig, Config, automatic
 from dha.automatic import LADDER, choose_size, fastest, largest, open_precisions, within_reach
 from dha.data import Preprocessing
 from dha.engine import make_fabric
+from dha.pace import Pace
+
+
+def paces(seconds):
+    return {precision: Pace(taken, resizing=False) for precision, taken in seconds.items()}
 
 
 def test_the_largest_rung_that_is_fast_enough():
@@ -57,7 +62,7 @@ def choose(monkeypatch):
 
     def make(seconds, images=1000, **settings):
         def seconds_of_size(size, *_):
-            return {"32": seconds * (size.width / 8) ** 2 * size.depth}
+            return paces({"32": seconds * (size.width / 8) ** 2 * size.depth})
 
         monkeypatch.setattr(automatic, "seconds_of_size", seconds_of_size)
         # However slow the machine is that this runs on.
@@ -112,14 +117,14 @@ def test_without_a_budget_nothing_is_measured(choose):
     ],
 )
 def test_the_fastest_precision(seconds, expected):
-    assert fastest(seconds) == expected
-    assert seconds[fastest(seconds)] <= 1.05 * min(seconds.values())
+    assert fastest(paces(seconds)) == expected
+    assert seconds[fastest(paces(seconds))] <= 1.05 * min(seconds.values())
 
 
 def test_a_precision_without_a_chance_is_not_timed_again():
-    assert within_reach({"32": 1.0, "bf16": 1.4}) == ["32", "bf16"]
-    assert within_reach({"32": 1.6, "bf16": 1.0}) == ["bf16"]
-    assert within_reach({"32": 1.0}) == ["32"]
+    assert within_reach(paces({"32": 1.0, "bf16": 1.4})) == ["32", "bf16"]
+    assert within_reach(paces({"32": 1.6, "bf16": 1.0})) == ["bf16"]
+    assert within_reach(paces({"32": 1.0})) == ["32"]
 
 
 # The times of float32 and bfloat16 in units of what a pass may take, at widths 8 and 12; bfloat16 gains with the width.
@@ -137,13 +142,13 @@ def test_size_and_precision_are_chosen_together(times, size, precision, timed, m
     def seconds_of_size(size, config, classes, preprocessing, fabric, precisions):
         at = times[LADDER.index(size[:2])]
         asked.extend(precisions)
-        return {p: taken / 100 for p, taken in zip(("32", "bf16"), at, strict=True) if p in precisions}
+        return paces({p: taken / 100 for p, taken in zip(("32", "bf16"), at, strict=True) if p in precisions})
 
     monkeypatch.setattr(automatic, "seconds_of_size", seconds_of_size)
     config = Config(budget=30.0 * 10, learn="none", progressive_resizing=False)
     preprocessing = Preprocessing(32, 3, (0.5,) * 3, (0.2,) * 3)
     fabric = make_fabric("cpu", "32", 32)
-    _, chosen, precisions = choose_size(config, 1000, 10, preprocessing, fabric, ["32", "bf16"])
+    _, chosen, precisions, _ = choose_size(config, 1000, 10, preprocessing, fabric, ["32", "bf16"])
     assert (chosen.width, precisions) == (size, [precision])
     assert asked == timed
 

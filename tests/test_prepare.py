@@ -13,6 +13,7 @@ from dha.augmentation import AugmentationPolicy
 from dha.data import LabelledImages, Preprocessing, load_source, split
 from dha.engine import make_fabric
 from dha.fit import run
+from dha.pace import Pace
 from dha.prepare import CENTRE, WHITENED, build, centres, prepare, resolve, together
 
 
@@ -41,7 +42,7 @@ def test_nothing_set_means_a_budget_by_the_number_of_images(small):
     ],
 )
 def test_a_search_begins_with_what_there_is_time_for(small, monkeypatch, settings, start, expected, built):
-    monkeypatch.setattr("dha.prepare.seconds_per_image", lambda *args: {"32": 1 / 1300})
+    monkeypatch.setattr("dha.prepare.seconds_per_image", lambda *args: {"32": Pace(1 / 1300, resizing=False)})
     splits = split(load_source("digits"), validation_fraction=0.1, test_fraction=0.0, seed=0)
     preprocessing, fabric = Preprocessing(8, 1, (0.3,), (0.4,)), make_fabric("cpu", "32", 8)
     config = small(**{"epochs": None, "learn": "none", "precision": "32", **settings})

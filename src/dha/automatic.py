@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -22,7 +23,7 @@ from dha.architecture import SIZES, ResidualNetwork, Size, count, referred
 from dha.config import Config, learned_parts, parse_budget
 from dha.data import Preprocessing
 from dha.engine import computes_in_bf16, precision_of
-from dha.pace import seconds_of_size
+from dha.pace import Pace, seconds_of_size
 
 LADDER = [(8, 1), (12, 1), (16, 1), (24, 1), (32, 1), (48, 1), (64, 1), (64, 2), (96, 2), (128, 2), (128, 3)]
 """Width and depth of residual networks, from small to large."""
@@ -61,22 +62,39 @@ def open_precisions(config: Config, fabric: Fabric) -> list[str]:
     return [precision_of(fabric)]
 
 
-def fastest(seconds: Mapping[str, float]) -> str:
+def fastest(paces: Mapping[str, Pace]) -> str:
     """Return the precision with the shortest time of a step; float32 unless bfloat16 gains something.
 
     Args:
-        seconds: precision -> time of a step; at least one.
+        paces: precision -> how fast it trains; at least one.
     """
-    return min(seconds, key=lambda precision: seconds[precision] * (GAIN if precision == "32" else 1.0))
+    return min(paces, key=lambda precision: paces[precision].seconds * (GAIN if precision == "32" else 1.0))
 
 
-def within_reach(seconds: Mapping[str, float]) -> list[str]:
+def within_reach(paces: Mapping[str, Pace]) -> list[str]:
     """Return the precisions that may still be the fastest of a somewhat larger network.
 
     Args:
-        seconds: precision -> time of a step.
+        paces: precision -> how fast it trains.
     """
-    return [precision for precision, taken in seconds.items() if taken <= HOPELESS * min(seconds.values())]
+    least = min(pace.seconds for pace in paces.values())
+    return [precision for precision, pace in paces.items() if pace.seconds <= HOPELESS * least]
+
+
+class Choice(NamedTuple):
+    """What network a run begins with.
+
+    Attributes:
+        space: of architectures.
+        size: of the network.
+        precisions: that are still open.
+        resizing: whether the run begins on smaller images, if that was asked for or measured; else None.
+    """
+
+    space: str
+    size: Size
+    precisions: list[str]
+    resizing: bool | None
 
 
 def choose_size(
@@ -86,9 +104,8 @@ def choose_size(
     preprocessing: Preprocessing,
     fabric: Fabric,
     precisions: Sequence[str],
-) -> tuple[str, Size, list[str]]:
-    """Return the space and the size of the network, and the precisions that are still open; what the settings name is
-    kept.
+) -> Choice:
+    """Return the network that a run begins with; what the settings name is kept.
 
     Args:
         config: the settings, with budget or epochs decided.
@@ -101,7 +118,7 @@ def choose_size(
     space = "residual" if config.space == "auto" else config.space
     settings = config.architecture
     width, depth, resolution = SIZES[space]
-    still_open = list(precisions)
+    still_open, resizing = list(precisions), config.progressive_resizing
     if space == "residual" and settings.width is None:
         ladder = LADDER
         if settings.depth is not None:
@@ -119,23 +136,25 @@ def choose_size(
         else:
             budget, began = parse_budget(config.budget), math.inf
             most = affordable(config, images, PASSES)
-            times: dict[tuple[int, int], dict[str, float]] = {}
+            paces: dict[tuple[int, int], dict[str, Pace]] = {}
 
             def seconds_of(rung: tuple[int, int]) -> float | None:
                 nonlocal still_open, began
                 if time.monotonic() - began > SHARE * budget:
                     return None
-                times[rung] = seconds_of_size(sizes[rung], config, classes, preprocessing, fabric, still_open)
-                still_open = within_reach(times[rung])
+                paces[rung] = seconds_of_size(sizes[rung], config, classes, preprocessing, fabric, still_open)
+                still_open = within_reach(paces[rung])
                 # With the first, a device and its libraries have made themselves ready.
                 began = min(began, time.monotonic())
-                return min(times[rung].values())
+                return min(pace.seconds for pace in paces[rung].values())
 
             width, depth = largest(ladder, seconds_of, most, [costs(rung)[1] for rung in ladder])
-            still_open = [fastest(times[width, depth])]
+            precision = fastest(paces[width, depth])
+            still_open, resizing = [precision], paces[width, depth][precision].resizing
     given = settings.width, settings.depth, settings.resolution
     chosen = (width, depth, resolution)
-    return space, Size(*(b if a is None else a for a, b in zip(given, chosen, strict=True))), still_open
+    size = Size(*(b if a is None else a for a, b in zip(given, chosen, strict=True)))
+    return Choice(space, size, still_open, resizing)
 
 
 def affordable(config: Config, images: int, passes: float) -> float:

@@ -25,7 +25,7 @@ RECOVERIES = 20
 WRITING, BY_CLOCK = 0.01, 0.05
 """The shares of the time that checkpoints at the ends of epochs, and those by the clock, may take."""
 LARGE = 0.5
-"""A state that takes so many seconds to keep in memory is not written after the first epoch before it is due."""
+"""A state that takes so many seconds to keep is not written after the first epoch before it is due, nor in the end."""
 RETRIES = 3
 """How often a training that has diverged goes back to its last good state, with half the learning rate."""
 
@@ -236,7 +236,8 @@ def train(
         position.history.append(record.row(joint, position, validation, budget.used()))
         position.totals = None
         record.metrics(folder, position.history)
-        first = len(position.history) == 1 and cost < LARGE
-        if first or time.monotonic() - saved > cost / WRITING or progress >= 1:
+        # What is left to do in the end may take less time than writing what to go on from.
+        either_end = len(position.history) == 1 or progress >= 1
+        if (either_end and cost < LARGE) or (progress < 1 and time.monotonic() - saved > cost / WRITING):
             keep(whole=True)
         (progress,) = agreed(budget.progress())

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -14,15 +15,27 @@ from dha.architecture import ResidualNetwork, Size, candidate_seconds, layout, r
 from dha.config import Config
 from dha.data import Preprocessing
 from dha.engine import Graphs
-from dha.resizing import mean_seconds, side_in_run
+from dha.resizing import WORTH, mean_seconds, side_in_run
 
 TIMED = 32
 """Images that candidates are timed on."""
 
 
+class Pace(NamedTuple):
+    """How fast a network trains.
+
+    Attributes:
+        seconds: that a plain training step takes per image, in the mean over a run.
+        resizing: whether the run begins on smaller images: as the settings say, or if that is worth it.
+    """
+
+    seconds: float
+    resizing: bool
+
+
 def seconds_of_size(
     size: Size, config: Config, classes: int, preprocessing: Preprocessing, fabric: Fabric, precisions: Sequence[str]
-) -> dict[str, float]:
+) -> dict[str, Pace]:
     """Return ``seconds_per_image`` of the residual network of a size that a search starts from."""
     channels, side, device = preprocessing.channels, preprocessing.image_size, fabric.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
@@ -38,13 +51,13 @@ def seconds_per_image(
     precisions: Sequence[str],
     most: float = math.inf,
     steps: int = 2,
-) -> dict[str, float]:
-    """Return how long a plain training step takes in each precision, per image, in the mean over the sizes that images
-    have in a run: the fastest of a few steps at full and at smallest size.
+) -> dict[str, Pace]:
+    """Return how long a plain training step takes in each precision: the fastest of a few steps at full and at smallest
+    size.
 
     Args:
         network: moved to the device, and otherwise left as it is.
-        config: the batch size.
+        config: the batch size, and whether images begin small.
         preprocessing: channels and size of the images.
         fabric: the device.
         precisions: "32", "bf16" or both.
@@ -85,7 +98,15 @@ def seconds_per_image(
     for name, buffer in network.named_buffers():
         buffer.copy_(statistics[name])
     least = {what: min(taken[1:] or taken) / size for what, taken in times.items()}
-    return {precision: mean_seconds(full, least[precision, full], least[precision, first]) for precision in precisions}
+
+    def pace(precision: str) -> Pace:
+        at_full, resizing = least[precision, full], config.progressive_resizing
+        resized = mean_seconds(full, at_full, least[precision, first])
+        if resizing is None:
+            resizing = at_full >= WORTH * resized
+        return Pace(resized if resizing else at_full, resizing)
+
+    return {precision: pace(precision) for precision in precisions}
 
 
 def seconds_by_choice(
@@ -105,7 +126,7 @@ def seconds_by_choice(
         What ``candidate_seconds`` returns, scaled.
     """
     side, count = preprocessing.image_size, min(TIMED, config.images_per_step())
-    step = seconds_per_image(network, config, preprocessing, fabric, [config.precision])[config.precision]
+    step = seconds_per_image(network, config, preprocessing, fabric, [config.precision])[config.precision].seconds
     inputs = torch.randn(count, preprocessing.channels, side, side, device=fabric.device)
     with torch.autocast(fabric.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         forward, rest = candidate_seconds(network, inputs.contiguous(memory_format=layout(network)))

@@ -55,8 +55,9 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
     hyperparameters.learning_rate, hyperparameters.weight_decay = hyperparameters.starts()
     hyperparameters.learn = ",".join(hyperparameters.learned()) or "none"
     images, classes, precisions = len(splits.train), len(splits.classes), open_precisions(resolved, fabric)
+    resizing = False
     if config.network is None:
-        space, size, precisions = choose_size(resolved, images, classes, preprocessing, fabric, precisions)
+        space, size, precisions, resizing = choose_size(resolved, images, classes, preprocessing, fabric, precisions)
         resolved.space = space  # pyright: ignore[reportAttributeAccessIssue]
         resolved.architecture.width, resolved.architecture.depth, resolved.architecture.resolution = size
     precision, start = precisions[0], resolved.architecture.start
@@ -64,15 +65,17 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
     weighed = asked and resolved.space in HEAVY and resolved.budget is not None
     if asked:
         resolved.architecture.start = "heavy" if weighed else "light"
-    if weighed or len(precisions) > 1:
-        assert resolved.budget is not None
+    if resolved.budget is not None and (weighed or len(precisions) > 1 or resizing is None):
         most = SHARE * parse_budget(resolved.budget)
         network = build(resolved, preprocessing, classes, fabric.device)
-        times = seconds_per_image(network, resolved, preprocessing, fabric, precisions, most)
-        precision = fastest(times)
-        if weighed and times[precision] > affordable(resolved, images, HEAVY_PASSES):
+        paces = seconds_per_image(network, resolved, preprocessing, fabric, precisions, most)
+        precision = fastest(paces)
+        if weighed and paces[precision].seconds > affordable(resolved, images, HEAVY_PASSES):
             resolved.architecture.start = "light"
+        resizing = paces[precision].resizing if resizing is None else resizing
     resolved.precision = precision  # pyright: ignore[reportAttributeAccessIssue]
+    # Where nothing is timed, what is usual: a GPU is not busy enough with small images to be faster.
+    resolved.progressive_resizing = fabric.device.type != "cuda" if resizing is None else resizing
     return resolved
 
 

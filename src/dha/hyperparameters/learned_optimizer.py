@@ -224,7 +224,7 @@ class LearnedSGD(LearnedOptimizer):
 
     @property
     def recordable(self) -> bool:
-        # A momentum that is learned is a number of the host.
+        """Whether a CUDA graph can repeat ``step``: not if momentum, a number of the host, is learned."""
         return self.friction is None
 
     def _optimizer(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
