@@ -36,6 +36,10 @@ BOXES = {"sgd": ((1e-4, 1.0), (1e-6, 1e-2)), "adamw": ((1e-6, 0.1), (1e-4, 1.0))
 FRICTIONS, SMOOTHINGS = (0.01, 0.5), (1e-3, 0.3)
 """The same of 1 - momentum, and of label smoothing."""
 
+LOOKS = 100.0
+"""Looks at validation images in a run for which ``rate`` is meant: with more of them each moves less, so that what is
+learned moves no farther in a run of many steps than in one of 2,400."""
+
 CLIP = 1.0
 """The largest norm of the gradient of a network that was brought: nothing is known that keeps it from diverging."""
 
@@ -71,6 +75,7 @@ class HyperparameterLearning:
         self.friction = LateScalar(1 - settings.momentum, *FRICTIONS, fabric.device)
         self.smoothing = LearnedScalar(settings.label_smoothing, *SMOOTHINGS, fabric.device)
         self.depth = StochasticDepth(settings.drop_path, fabric, config.seed)
+        self.share = 1.0
 
     def optimizer(self, groups: Sequence[Sequence[Tensor]]) -> LearnedOptimizer:
         """Return an optimiser of all weights, or of the others and of the head, that uses what is learned here."""
@@ -86,6 +91,17 @@ class HyperparameterLearning:
             clip=CLIP if self.given else None,
         )
 
+    def look(self, optimizer: LearnedOptimizer, progress: float) -> None:
+        """Take in where the weights are, before a step that is to be learned from.
+
+        Args:
+            optimizer: of the weights.
+            progress: share of the run that is over, in [0, 1].
+        """
+        trail = optimizer.trail
+        self.share = 1.0 if trail.began is None else min(1.0, LOOKS * (progress - trail.progress))
+        optimizer.look(progress)
+
     def learn_rates(
         self, optimizer: LearnedOptimizer, weights: Sequence[Tensor], held_out: Sequence[Tensor], progress: float
     ) -> None:
@@ -93,12 +109,13 @@ class HyperparameterLearning:
         optimizer.learn(weights, held_out, self.rate(progress), learning_rates="learning_rate" in self.learned)
 
     def rate(self, progress: float) -> float:
-        """Return how far logarithms move now: it follows the schedule, and while that warms up nothing moves.
+        """Return how far logarithms move now, after ``look``: it follows the schedule, and while that warms up nothing
+        moves.
 
         All steps are too short then, by the schedule and not by the peak.
         """
         warmup = self.settings.warmup
-        return self.settings.rate * cosine_schedule(progress, warmup) if progress >= warmup else 0.0
+        return self.settings.rate * self.share * cosine_schedule(progress, warmup) if progress >= warmup else 0.0
 
     def learn_smoothing(
         self, logits: Tensor, labels: Tensor, weights: Sequence[Tensor], held_out: Sequence[Tensor], progress: float
