@@ -170,3 +170,5 @@ def test_a_step_may_take_what_a_budget_leaves_for_the_passes():
     assert automatic.affordable(plain, images=500, passes=10) == pytest.approx(0.02)
     learning = Config(budget="100s", progressive_resizing=False)
     assert automatic.affordable(learning, 500, 10) == pytest.approx(0.02 / automatic.LEARNING)
+    assert automatic.affordable(plain, 500, 10, spent=60.0) == pytest.approx(0.008)
+    assert automatic.affordable(plain, 500, 10, spent=101.0) == 0

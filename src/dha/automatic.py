@@ -1,13 +1,14 @@
 """What space, size and precision of a network follow from: images, budget, and how fast this machine trains.
 
-The rule: of a ladder of residual networks that keep the limits on parameters and multiply-adds, the largest that passes
-over the training images at least ``PASSES`` times within the budget. Rungs are timed for a few steps of plain training,
-with images of full and of smallest size, until the largest is found, or the timing itself has taken ``SHARE`` of the
-budget; those in between are left out that are fast enough even if time grows with the multiply-adds. Learning makes
-steps slower, which is reckoned with. In the other spaces a search begins with the heavy start where that leaves time
-for ``HEAVY_PASSES``, else with the light one; and in whatever space it may go to slower architectures than it begins
-with, as long as ``SEARCHED_PASSES`` passes fit in. Where float32 and bfloat16 are both open, what is timed is timed in
-both, and the faster one counts. The measurements behind it are in ``docs/results.md`` and ``docs/performance.md``.
+The rule: of a ladder of residual networks that keep the limits on parameters and multiply-adds, the largest that
+passes over the training images at least ``PASSES`` times within what is left of the budget. Rungs are timed for a few
+steps of plain training, with images of full and of smallest size, until the largest is found, or the timing itself has
+taken ``SHARE`` of the budget; those in between are left out that are fast enough even if time grows with the multiply-
+adds. Learning makes steps slower, which is reckoned with. In the other spaces a search begins with the heavy start
+where that leaves time for ``HEAVY_PASSES``, else with the light one; and in whatever space it may go to slower
+architectures than it begins with, as long as ``SEARCHED_PASSES`` passes fit in. Where float32 and bfloat16 are both
+open, what is timed is timed in both, and the faster one counts. The measurements behind it are in ``docs/results.md``
+and ``docs/performance.md``.
 """
 
 import math
@@ -104,6 +105,7 @@ def choose_size(
     preprocessing: Preprocessing,
     fabric: Fabric,
     precisions: Sequence[str],
+    spent: float = 0.0,
 ) -> Choice:
     """Return the network that a run begins with; what the settings name is kept.
 
@@ -114,6 +116,7 @@ def choose_size(
         preprocessing: channels and size of the images.
         fabric: the device.
         precisions: to choose from.
+        spent: seconds of the budget that are over.
     """
     space = "residual" if config.space == "auto" else config.space
     settings = config.architecture
@@ -135,7 +138,7 @@ def choose_size(
             width, depth = ([rung for rung in ladder if rung[0] <= width] or ladder)[-1]
         else:
             budget, began = parse_budget(config.budget), math.inf
-            most = affordable(config, images, PASSES)
+            most = affordable(config, images, PASSES, spent)
             paces: dict[tuple[int, int], dict[str, Pace]] = {}
 
             def seconds_of(rung: tuple[int, int]) -> float | None:
@@ -157,17 +160,18 @@ def choose_size(
     return Choice(space, size, still_open, resizing)
 
 
-def affordable(config: Config, images: int, passes: float) -> float:
+def affordable(config: Config, images: int, passes: float, spent: float = 0.0) -> float:
     """Return how long a plain training step may take per image, in the mean over a run, in seconds, for some passes.
 
     Args:
         config: the settings, with a budget.
         images: number of training images.
-        passes: over the training images, within the budget.
+        passes: over the training images, within what is left of the budget.
+        spent: seconds of it that are over.
     """
     assert config.budget is not None
     factor = LEARNING if learned_parts(config.learn) else 1.0
-    return parse_budget(config.budget) / (passes * images * factor)
+    return max(0.0, parse_budget(config.budget) - spent) / (passes * images * factor)
 
 
 def largest(

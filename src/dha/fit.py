@@ -113,8 +113,9 @@ def run(
         folder, checkpoints = None, Checkpoints(None)
     preprocessing = Preprocessing(image_size, channels, *measure(splits.train))
     if saved is None:
-        config = fabric.broadcast(resolve(config, splits, preprocessing, fabric))
-    batches, everything, validation, joint = prepare(splits, preprocessing, config, fabric)
+        config = fabric.broadcast(resolve(config, splits, preprocessing, fabric, time.monotonic() - started))
+    spent = time.monotonic() - started
+    batches, everything, validation, joint = prepare(splits, preprocessing, config, fabric, spent)
     budget = Budget(
         seconds=None if config.budget is None else parse_budget(config.budget),
         steps=(config.epochs or 0) * len(batches),

@@ -39,8 +39,16 @@ TOGETHER, VALUES = 4, 2**21
 of a step, and hold more memory."""
 
 
-def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric: Fabric) -> Config:
-    """Return a copy of the settings in which everything that was left open is decided."""
+def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric: Fabric, spent: float = 0.0) -> Config:
+    """Return a copy of the settings in which everything that was left open is decided.
+
+    Args:
+        config: the settings.
+        splits: the images.
+        preprocessing: channels and size of the images.
+        fabric: the device.
+        spent: seconds of the budget that are over.
+    """
     resolved = Config(**{f.name: getattr(config, f.name) for f in fields(Config)})
     for part in PARTS:
         setattr(resolved, part, copy.copy(getattr(config, part)))
@@ -57,7 +65,8 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
     images, classes, precisions = len(splits.train), len(splits.classes), open_precisions(resolved, fabric)
     resizing = False
     if config.network is None:
-        space, size, precisions, resizing = choose_size(resolved, images, classes, preprocessing, fabric, precisions)
+        choice = choose_size(resolved, images, classes, preprocessing, fabric, precisions, spent)
+        space, size, precisions, resizing = choice
         resolved.space = space  # pyright: ignore[reportAttributeAccessIssue]
         resolved.architecture.width, resolved.architecture.depth, resolved.architecture.resolution = size
     precision, start = precisions[0], resolved.architecture.start
@@ -70,7 +79,7 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
         network = build(resolved, preprocessing, classes, fabric.device)
         paces = seconds_per_image(network, resolved, preprocessing, fabric, precisions, most)
         precision = fastest(paces)
-        if weighed and paces[precision].seconds > affordable(resolved, images, HEAVY_PASSES):
+        if weighed and paces[precision].seconds > affordable(resolved, images, HEAVY_PASSES, spent):
             resolved.architecture.start = "light"
         resizing = paces[precision].resizing if resizing is None else resizing
     resolved.precision = precision  # pyright: ignore[reportAttributeAccessIssue]
@@ -80,10 +89,11 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
 
 
 def prepare(
-    splits: Splits, preprocessing: Preprocessing, config: Config, fabric: Fabric
+    splits: Splits, preprocessing: Preprocessing, config: Config, fabric: Fabric, spent: float = 0.0
 ) -> tuple[Batches, Batches, Batches, JointTraining]:
     """Build the training batches, those for the end of the run, which have validation images that were held out among
     them, those of validation images, and all that is learned from them; all randomness comes from ``config.seed``.
+    ``spent`` are the seconds of the budget that are over.
     """
     set_precision(fabric, config.precision)
     share = fabric.global_rank, fabric.world_size
@@ -115,7 +125,7 @@ def prepare(
         if config.budget is not None and "architecture" in learn:
             # Of the first process, so that all agree.
             most["seconds"] = fabric.broadcast(seconds_by_choice(network, config, preprocessing, fabric))
-            most["max_seconds"] = affordable(config, len(splits.train), SEARCHED_PASSES)
+            most["max_seconds"] = affordable(config, len(splits.train), SEARCHED_PASSES, spent)
         limits = Limits(network, shape, max_parameters=config.max_parameters, max_flops=config.max_flops, **most)
         head = frozenset()
     else:
