@@ -3,9 +3,9 @@
 The rule: of a ladder of residual networks that keep the limits on parameters and multiply-adds, the largest that
 passes over the training images at least ``PASSES`` times within what is left of the budget. Rungs are timed for a few
 steps of plain training, with images of full and of smallest size, until the largest is found, or the timing itself has
-taken ``SHARE`` of the budget; those in between are left out that are fast enough even if time grows with the multiply-
-adds. Learning makes steps slower, which is reckoned with. In the other spaces a search begins with the heavy start
-where that leaves time for ``HEAVY_PASSES``, else with the light one; and in whatever space it may go to slower
+taken ``SHARE`` of the budget; those in between are left out that are fast enough even if time grows with the
+multiply-adds. Learning makes steps slower, which is reckoned with. In the other spaces a search begins with the heavy
+start where that leaves time for ``HEAVY_PASSES``, else with the light one; and in whatever space it may go to slower
 architectures than it begins with, as long as ``SEARCHED_PASSES`` passes fit in. Where float32 and bfloat16 are both
 open, what is timed is timed in both, and the faster one counts. The measurements behind it are in ``docs/results.md``
 and ``docs/performance.md``.

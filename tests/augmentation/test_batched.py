@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from dha.augmentation import OPERATIONS
-from dha.augmentation.batched import _numbers, _table, apply_operations, spread, through_all
+from dha.augmentation.batched import _numbers, _table, all_alike, apply_operations, spread
 
 
 def drawn(photo, slots, n=60):
@@ -28,11 +28,15 @@ def test_every_image_has_its_own_operations_one_after_the_other(photo, slots):
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_all_images_through_every_function_is_the_same(photo, slots):
-    names, (images, choices, uniforms) = tuple(OPERATIONS), drawn(photo, slots)
+@pytest.mark.parametrize(("kept", "share"), [(18, 4), (2, 2), (1, 1)])
+@pytest.mark.parametrize("idle", [True, False])
+def test_functions_that_are_given_equally_many_images_do_the_same(photo, slots, kept, share, idle):
+    names, (images, _, uniforms) = tuple(OPERATIONS)[0 if idle else 1 :], drawn(photo, slots)
+    choices = (torch.arange(60)[:, None] + torch.arange(slots)) % min(kept, len(names)) + int(idle and kept == 1)
     before, table = images.clone(), _table(names)
-    told = spread(table.places[choices], _numbers(table, choices, uniforms), len(table.functions))
-    (result,) = through_all(names)(images, *told)
+    told, which = spread(table.places[choices], _numbers(table, choices, uniforms), table.acting())
+    assert told.shape[:3] == (slots, 10, 60 // share)
+    (result,) = all_alike(names)(images, told, which)
     assert torch.equal(images, before)
     torch.testing.assert_close(result, apply_operations(names, images, choices, uniforms), rtol=0, atol=1e-6)
 

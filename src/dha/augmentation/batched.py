@@ -13,14 +13,18 @@ from dha.augmentation.strength import magnitudes
 from dha.engine import Graphs, side_by_side, to_device
 
 SMALL = 2**22
-"""Values in a batch up to which a GPU runs every function on all images faster than it is told what each one wants."""
+"""Values in a batch up to which a GPU runs every function on more images than are meant for it, faster than it is told
+how many these are."""
+
+SHARES = (4, 2, 1)
+"""One in so many of all images is what every function may be given on a GPU."""
 
 
 class _Table(NamedTuple):
     """The functions of some operations, and what they want to know of each operation.
 
     Attributes:
-        functions: each one once, and how many numbers tell the operations that have it apart.
+        functions: each one once, and how many numbers tell the operations that have it apart; the identity last.
         places: of the function of every operation, int64 (K,).
         idle: whether an operation leaves images alone, bool (K,).
         low, high, signed: range of the magnitude of every operation, (K,).
@@ -35,13 +39,18 @@ class _Table(NamedTuple):
     signed: Tensor
     kinds: Tensor
 
+    def acting(self) -> int:
+        """Return how many of the functions change images."""
+        return len(self.functions) - int(self.idle.any())
+
 
 def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, uniforms: Tensor) -> Tensor:
     """Return each image after the operations that were chosen for it, one after the other.
 
     In each slot images are sorted by function, so that each runs once on a slice; in the end they are put back in
-    order. Small batches on a CUDA device instead go through every function whole, which is always the same work, and so
-    one launch. Slots in which no image is changed cost nothing. Nothing waits for the device.
+    order. With small batches on a CUDA device every function instead runs on equally many images, be they meant for it
+    or not, which is always the same work, and so one launch. Slots in which no image is changed cost nothing. Nothing
+    waits for the device.
 
     Args:
         names: of operations.
@@ -56,8 +65,8 @@ def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, unif
     choices, uniforms = choices[:, busy], uniforms[:, busy]
     places, numbers = table.places[choices], _numbers(table, choices, uniforms)
     if images.numel() <= SMALL and images.is_cuda and images.device.index == torch.cuda.current_device():
-        arguments = [to_device(part, images.device) for part in spread(places, numbers, len(table.functions))]
-        (changed,) = _graphs()(through_all(tuple(names)), images.contiguous(), *arguments)
+        arguments = [to_device(part, images.device) for part in spread(places, numbers, table.acting())]
+        (changed,) = _graphs()(all_alike(tuple(names)), images.contiguous(), *arguments)
         assert changed is not None
         return changed.clone()
     where = torch.arange(len(images))  # each image lies now
@@ -90,35 +99,53 @@ def _numbers(table: _Table, choices: Tensor, uniforms: Tensor) -> Tensor:
     return torch.cat([magnitude[..., None], uniforms[..., 1:], table.kinds[choices]], -1)
 
 
-def spread(places: Tensor, numbers: Tensor, functions: int) -> tuple[Tensor, Tensor]:
-    """Return what each function is told of each image, (slots, functions, n, numbers), 0 where the image is not meant;
-    and where the images that are meant lie among those of all functions, one after the other, int64 (slots, n).
+def spread(places: Tensor, numbers: Tensor, acting: int) -> tuple[Tensor, Tensor]:
+    """Return what a GPU is told that gives every function equally many images: as few of ``SHARES`` as are enough.
 
     Args:
-        places: of the function of each image, int64 (n, slots).
+        places: of the function of each image, int64 (n, slots); from ``acting`` on it changes nothing.
         numbers: that it is told, (n, slots, numbers).
-        functions: their number.
+        acting: the number of functions that change images.
+
+    Returns:
+        What each function is told of each of its m images, (slots, acting, m, numbers), 0 where it has fewer; and which
+        images those are, one function after the other, followed by where each image lies afterwards: int64 (slots,
+        acting m + n), in the latter counted from n on, with the untouched images before.
     """
-    meant = (places.T[:, None] == torch.arange(functions)[:, None])[..., None]
-    return numbers.transpose(0, 1)[:, None] * meant, places.T * len(places) + torch.arange(len(places))
+    functions, images = places.T, torch.arange(len(places))
+    mine = functions[:, None] == torch.arange(acting)[:, None]
+    most = int(mine.sum(-1).max())
+    size = next(size for size in (-(-len(places) // share) for share in SHARES) if size >= most)
+    # The images of a function are numbered; those of none share a last place, which is left out.
+    rank = mine.cumsum(-1).sub_(1).gather(1, functions.clamp_max(acting - 1)[:, None])[:, 0]
+    idle = functions >= acting
+    at = torch.where(idle, acting * size, functions * size + rank)
+    taken = torch.zeros(len(at), acting * size + 1, dtype=torch.long).scatter_(1, at, images.expand_as(at))
+    told = numbers.new_zeros(len(at), acting * size + 1, numbers.shape[-1])
+    told.scatter_(1, at[..., None].expand(*at.shape, numbers.shape[-1]), numbers.transpose(0, 1))
+    rows = torch.where(idle, images, len(places) + at)
+    return told[:, :-1].unflatten(1, (acting, size)), torch.cat([taken[:, :-1], rows], 1)
 
 
 @cache
-def through_all(names: tuple[str, ...]) -> Callable[[Tensor, Tensor, Tensor], list[Tensor]]:
+def all_alike(names: tuple[str, ...]) -> Callable[[Tensor, Tensor, Tensor], list[Tensor]]:
     """Return a function of images (n, C, H, W), contiguous, and of what ``spread`` returned: it lets every function of
-    some operations change a copy of all images, and keeps what is meant.
+    some operations change copies of its images.
     """
     table = _table(names)
 
-    def apply(images: Tensor, told: Tensor, meant: Tensor) -> list[Tensor]:
-        for slot, rows in zip(told, meant, strict=True):
-            copies = images.repeat(len(slot), 1, 1, 1, 1)
+    def apply(images: Tensor, told: Tensor, which: Tensor) -> list[Tensor]:
+        untouched = torch.arange(len(images), device=images.device)
+        for slot, index in zip(told, which, strict=True):
+            taken, rows = index.split([index.numel() - len(images), len(images)])
+            copies = images.index_select(0, torch.cat([untouched, taken]))
+            parts = copies[len(images) :].split(slot.shape[1])
             calls = [
-                partial(function, copy, numbers[:, 0], numbers[:, 1:3], *numbers[:, 3 : 3 + kinds].unbind(1))
-                for (function, kinds), copy, numbers in zip(table.functions, copies, slot, strict=True)
+                partial(function, part, numbers[:, 0], numbers[:, 1:3], *numbers[:, 3 : 3 + kinds].unbind(1))
+                for (function, kinds), part, numbers in zip(table.functions, parts, slot, strict=False)
             ]
             side_by_side(calls, images.device)
-            images = copies.flatten(0, 1).index_select(0, rows)
+            images = copies.index_select(0, rows)
         return [images]
 
     return apply
@@ -133,10 +160,10 @@ def _graphs() -> Graphs:
 def _table(names: tuple[str, ...]) -> _Table:
     operations = [OPERATIONS[name] for name in names]
     kinds = {operation.function: len(operation.kind) for operation in operations}
-    functions = list(kinds)
+    functions = sorted(kinds, key=lambda function: function is identity)
     most = max(kinds.values())
     return _Table(
-        functions=list(kinds.items()),
+        functions=[(function, kinds[function]) for function in functions],
         places=torch.tensor([functions.index(operation.function) for operation in operations]),
         idle=torch.tensor([operation.function is identity for operation in operations]),
         low=torch.tensor([operation.low for operation in operations]),
