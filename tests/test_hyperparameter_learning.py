@@ -5,7 +5,7 @@ from torch import nn
 from dha import Config, HyperparametersConfig
 from dha.engine import make_fabric
 from dha.hyperparameter_learning import BACKBONE, BOXES, HyperparameterLearning
-from dha.hyperparameters import LearnedAdamW, LearnedSGD, cosine_schedule
+from dha.hyperparameters import LearnedAdamW, LearnedSGD
 
 
 def learning(split=False, learn="hyperparameters", **settings):
@@ -24,13 +24,13 @@ def test_nothing_moves_in_the_warm_up_and_then_as_the_schedule_falls():
 
 @pytest.mark.parametrize(("looks", "least"), [(20, 20.0), (100, 100.0), (400, 100.0)])
 def test_values_move_no_farther_in_a_run_of_more_steps(looks, least):
-    hyper = learning(rate=4.0, warmup=0.0)
+    hyper = learning()
     weight, total = nn.Parameter(torch.ones(2)), 0.0
     optimizer, weight.grad = hyper.optimizer([[weight]]), torch.ones(2)
     for number in range(looks):
         progress = number / looks
         hyper.look(optimizer, progress)
-        total += hyper.rate(progress) / (4.0 * cosine_schedule(progress, 0.0))
+        total += hyper.share
     assert total == pytest.approx(least, rel=0.02)
 
 

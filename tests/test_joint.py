@@ -104,14 +104,14 @@ def test_learning_rate_moves_by_the_cosine_at_the_new_weights(splits, small):
     # Two steps, so that there is a momentum, and the update is what the weights moved by.
     joint.step(*next(iter(batches)), progress=0.0)
     before, rate = [p.detach().clone() for p in joint.plain.parameters()], joint.hyper.peaks[0].value.clone()
-    joint.step(*next(iter(batches)), progress=0.01)
+    joint.step(*next(iter(batches)), progress=0.02)
     network = copy.deepcopy(joint.plain)
     inputs = joint.preprocessing.normalise(held_out[0] / 255).contiguous(memory_format=torch.channels_last)
     loss = F.cross_entropy(network(inputs), held_out[1], label_smoothing=0.2)
     gradient = torch.autograd.grad(loss, list(network.parameters()))
     update = [old - new.detach() for old, new in zip(before, joint.plain.parameters(), strict=True)]
-    # After a hundredth of the run: in full, if there are no more than a hundred such looks in it.
-    moves = 0.3 * cosine_schedule(0.01, 0.0)
+    # After two hundredths of the run, and so in full.
+    moves = 0.3 * cosine_schedule(0.02, 0.0)
     expected = rate * torch.exp(moves * (cosine(gradient, update) + 0.1))
     assert abs(expected - rate) > 1e-5
     torch.testing.assert_close(joint.hyper.peaks[0].value, expected, rtol=1e-4, atol=0)

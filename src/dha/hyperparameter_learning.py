@@ -106,16 +106,16 @@ class HyperparameterLearning:
         self, optimizer: LearnedOptimizer, weights: Sequence[Tensor], held_out: Sequence[Tensor], progress: float
     ) -> None:
         """Move what the optimiser learns by the gradient of the validation loss at weights that a step has moved."""
-        optimizer.learn(weights, held_out, self.rate(progress), learning_rates="learning_rate" in self.learned)
+        rates = "learning_rate" in self.learned
+        optimizer.learn(weights, held_out, self.rate(progress), learning_rates=rates, share=self.share)
 
     def rate(self, progress: float) -> float:
-        """Return how far logarithms move now, after ``look``: it follows the schedule, and while that warms up nothing
-        moves.
+        """Return how far logarithms move now: it follows the schedule, and while that warms up nothing moves.
 
         All steps are too short then, by the schedule and not by the peak.
         """
         warmup = self.settings.warmup
-        return self.settings.rate * self.share * cosine_schedule(progress, warmup) if progress >= warmup else 0.0
+        return self.settings.rate * cosine_schedule(progress, warmup) if progress >= warmup else 0.0
 
     def learn_smoothing(
         self, logits: Tensor, labels: Tensor, weights: Sequence[Tensor], held_out: Sequence[Tensor], progress: float
@@ -131,7 +131,7 @@ class HyperparameterLearning:
             progress: share of the run that is over, in [0, 1].
         """
         smoother = averaged(smoothing_direction(logits, labels, weights), self.fabric)
-        self.smoothing.move(cosine(held_out, smoother), ONE_STEP * self.rate(progress))
+        self.smoothing.move(cosine(held_out, smoother), ONE_STEP * self.share * self.rate(progress))
 
     def learn_drop_path(
         self,
@@ -147,7 +147,7 @@ class HyperparameterLearning:
         def loss() -> Tensor:
             return smoothed_cross_entropy(logits(), labels, self.smoothing.value).mean()
 
-        self.depth.learn(loss, paths, len(labels), weights, held_out, ONE_STEP * self.rate(progress))
+        self.depth.learn(loss, paths, len(labels), weights, held_out, ONE_STEP * self.share * self.rate(progress))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the state of the optimiser does not hold."""

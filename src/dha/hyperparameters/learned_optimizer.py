@@ -21,6 +21,10 @@ as those over a horizon, and noise."""
 DOUBLING = 0.7
 """The farthest that the logarithm of a learning rate rises at once: the first looks alone tell a rate far too low."""
 
+STRONG = 0.02
+"""Cosine, beyond its rest, from which on a direction counts in full however many looks there are in a run: those of
+rates that suit are a quarter of it and less, those of rates that are far too low three times as large and more."""
+
 DECAYS = 3.0
 """How much farther the logarithm of a weight decay moves than that of a learning rate: what moves it is
 small and steady, and bad starts are a thousandfold away."""
@@ -155,7 +159,12 @@ class LearnedOptimizer(ABC):
 
     @torch.no_grad()
     def learn(
-        self, weights: Sequence[Tensor], gradients: Sequence[Tensor], rate: float, learning_rates: bool = True
+        self,
+        weights: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        rate: float,
+        learning_rates: bool = True,
+        share: float = 1.0,
     ) -> None:
         """Move what is learned.
 
@@ -166,9 +175,10 @@ class LearnedOptimizer(ABC):
             rate: how far a logarithm moves where a cosine over the horizon is 1; ``ONE_STEP`` of it where one with the
                 last step is.
             learning_rates: whether the learning rates move, too.
+            share: what counts of all directions but those that are ``STRONG``, in [0, 1].
         """
         if self.friction is not None:
-            self.friction.move(-cosine(gradients, self._older(weights)), ONE_STEP * rate)
+            self.friction.move(-cosine(gradients, self._older(weights)), ONE_STEP * rate * share)
         # With nothing to look back on yet, the way is the last step alone, which is not what a horizon is for.
         rate *= float(self.trail.covered() > 0) if self.trail.horizon else ONE_STEP
         held_out = dict(zip(weights, gradients, strict=True))
@@ -177,12 +187,13 @@ class LearnedOptimizer(ABC):
             moved = [weight for weight in group["params"] if weight in held_out]
             slopes, before = [held_out[weight] for weight in moved], [past[weight] for weight in moved]
             if learning_rates:
-                peak.move(self._direction(slopes, torch._foreach_sub(before, moved)), rate, DOUBLING)
-            decay.move(self._direction(slopes, before), DECAYS * rate)
+                peak.move(self._direction(slopes, torch._foreach_sub(before, moved), share), rate, DOUBLING)
+            decay.move(self._direction(slopes, before, share), DECAYS * rate)
 
-    def _direction(self, slopes: Sequence[Tensor], way: Sequence[Tensor]) -> Tensor:
+    def _direction(self, slopes: Sequence[Tensor], way: Sequence[Tensor], share: float) -> Tensor:
         direction = cosine(slopes, way) - self.resting_cosine
-        return torch.where(direction > 0, direction, self.trail.covered() * direction)
+        weaker = share * torch.where(direction > 0, direction, self.trail.covered() * direction)
+        return torch.where(direction > STRONG, direction, weaker)
 
     @torch.no_grad()
     def slow_down(self, factor: float) -> None:
