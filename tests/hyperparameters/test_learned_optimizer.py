@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dha.hyperparameters import LateScalar, LearnedAdamW, LearnedScalar, LearnedSGD, cosine
-from dha.hyperparameters.learned_optimizer import DECAYS, DOUBLING, STRONG
+from dha.hyperparameters.learned_optimizer import DECAYS, DOUBLING, MARGIN, STRONG
 from dha.hyperparameters.schedule import LARGEST
 
 
@@ -135,25 +135,33 @@ def test_a_short_look_back_is_believed_where_it_says_more(sign):
         optimizer.learn([weights], [torch.tensor([-sign * 1.0, sign * 1.0])], rate=0.05)
         values.append([peaks[0].value.item(), decays[0].value.item()])
     assert values[0] == pytest.approx([0.1, 0.1]), "nothing to look back on"
-    covered = 1.0 if sign > 0 else 1 - math.exp(-0.1)
     moves = [math.log(value / 0.1) for value in values[1]]
-    far = sign * covered * 0.05 * 0.5**0.5
+    far = 0.05 * (0.5**0.5 if sign > 0 else (1 - math.exp(-0.1)) * (MARGIN - 0.5**0.5))
     assert moves == pytest.approx([far, DECAYS * far], rel=2e-2)
 
 
-@pytest.mark.parametrize(("agreement", "counts"), [(2.0 * STRONG, 1.0), (0.5 * STRONG, 0.3), (-2.0 * STRONG, 0.3)])
-def test_of_what_is_not_strong_only_a_share_counts(agreement, counts):
-    weights, peaks, decays = nn.Parameter(torch.tensor([0.0, 1.0, 0.0])), scalars(0.1), scalars(0.1)
+@pytest.mark.parametrize(
+    ("agreement", "counts"),
+    [
+        (2.0 * STRONG, 2.0 * STRONG),
+        (0.5 * STRONG, 0.3 * 0.5 * STRONG),
+        (-0.1 * MARGIN, 0.0),
+        (-0.9 * MARGIN, 0.0),
+        (-5.0 * MARGIN, -0.3 * 4.0 * MARGIN),
+    ],
+)
+def test_what_is_strong_counts_in_full_and_a_little_less_does_not(agreement, counts):
+    """The way that the weights have come is the first coordinate, the weights are the second."""
+    weights, peaks, decays = nn.Parameter(torch.tensor([0.0, 1.0, 0.0])), scalars(0.1), scalars(1e-4)
     optimizer = LearnedSGD([[weights]], peaks, decays, momentum=0.0, horizon=1e-6, resting_cosine=0.0)
     for progress in (0.0, 0.5):
-        weights.grad = torch.tensor([1e-3, 0.0, 0.0])
+        weights.grad = torch.tensor([1e-2, 0.0, 0.0])
         optimizer.look(progress)
         optimizer.step(1.0)
-    # The way that the weights have come is the first coordinate, the weights are the second.
-    slope = torch.tensor([-agreement, agreement, (1 - 2 * agreement**2) ** 0.5])
+    slope = torch.tensor([agreement, agreement, (1 - 2 * agreement**2) ** 0.5])
     optimizer.learn([weights], [slope], rate=1.0, share=0.3)
-    moves = [math.log(values[0].value.item() / 0.1) for values in (peaks, decays)]
-    assert moves == pytest.approx([counts * agreement, DECAYS * counts * agreement], rel=2e-2)
+    moves = [math.log(peaks[0].value.item() / 0.1), math.log(decays[0].value.item() / 1e-4)]
+    assert moves == pytest.approx([counts, DECAYS * counts], rel=2e-2, abs=1e-6)
 
 
 def test_a_rate_that_is_far_too_low_at_most_doubles_at_once():

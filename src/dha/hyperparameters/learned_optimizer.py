@@ -25,6 +25,10 @@ STRONG = 0.02
 """Cosine, beyond its rest, from which on a direction counts in full however many looks there are in a run: those of
 rates that suit are a quarter of it and less, those of rates that are far too low three times as large and more."""
 
+MARGIN = 0.008
+"""How far below its rest a cosine has to be to count for less: being short-sighted, it speaks for that anyway, and the
+more so the more images there are."""
+
 DECAYS = 3.0
 """How much farther the logarithm of a weight decay moves than that of a learning rate: what moves it is
 small and steady, and bad starts are a thousandfold away."""
@@ -41,7 +45,7 @@ class LearnedOptimizer(ABC):
 
     whatever the optimiser makes of a gradient, as long as its step is in proportion to the learning rate. A look back
     that is still short speaks for shorter steps and less decay than a long one; so what it says for more counts in
-    full, and what it says for less as far as it covers its horizon. A momentum is
+    full, and what it says for less as far as it covers its horizon, and where it is more than ``MARGIN``. A momentum is
     learned, where it is, at a constant length of the steps: more of it puts older gradients in the place of the newest,
 
         log (1 - momentum) -= rate cos(g_v, average gradient - newest gradient),
@@ -192,7 +196,8 @@ class LearnedOptimizer(ABC):
 
     def _direction(self, slopes: Sequence[Tensor], way: Sequence[Tensor], share: float) -> Tensor:
         direction = cosine(slopes, way) - self.resting_cosine
-        weaker = share * torch.where(direction > 0, direction, self.trail.covered() * direction)
+        less = (direction + MARGIN).clamp_max(0.0)
+        weaker = share * torch.where(direction > 0, direction, self.trail.covered() * less)
         return torch.where(direction > STRONG, direction, weaker)
 
     @torch.no_grad()
