@@ -34,6 +34,18 @@ def test_values_move_no_farther_in_a_run_of_more_steps(looks, least):
     assert total == pytest.approx(least, rel=0.02)
 
 
+def test_of_the_last_step_alone_a_share_counts_too():
+    weight, moves = nn.Parameter(torch.randn(4, 3, generator=torch.Generator().manual_seed(0))), []
+    inputs, labels = torch.eye(4), torch.tensor([0, 1, 2, 0])
+    for share in (1.0, 0.3):
+        hyper = learning(rate=1.0, warmup=0.0)
+        hyper.share = share
+        hyper.learn_smoothing(inputs @ weight, labels, [weight], [torch.ones(4, 3).tril()], 0.0)
+        moves.append((hyper.smoothing.value / hyper.settings.label_smoothing).log().item())
+    assert abs(moves[0]) > 1e-3
+    assert moves[1] == pytest.approx(0.3 * moves[0], rel=1e-3)
+
+
 @pytest.mark.parametrize(("name", "kind"), [("sgd", LearnedSGD), ("adamw", LearnedAdamW)])
 @pytest.mark.parametrize("split", [False, True])
 def test_each_group_starts_with_values_of_its_own(name, kind, split):

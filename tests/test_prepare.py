@@ -10,7 +10,7 @@ from dha.architecture import BRANCHES, genotype_of
 from dha.architecture import OPERATIONS as CELL_OPERATIONS
 from dha.architecture.mobile import LAYERS
 from dha.augmentation import AugmentationPolicy
-from dha.data import LabelledImages, Preprocessing, load_source, split
+from dha.data import LabelledImages, Preprocessing, Splits, load_source, split
 from dha.engine import make_fabric
 from dha.fit import run
 from dha.pace import Pace
@@ -52,6 +52,44 @@ def test_a_search_begins_with_what_there_is_time_for(small, monkeypatch, setting
     genotype = json.dumps(genotype_of(build(config, preprocessing, 10, fabric.device), None).to_dict())
     names = {name for name in (*CELL_OPERATIONS, *BRANCHES, *LAYERS) if f'"{name}"' in genotype}
     assert built is None or names == built
+
+
+@pytest.mark.parametrize(
+    ("settings", "timed", "progressive"),
+    [
+        ({"epochs": 3}, None, True),  # on a CPU
+        ({"epochs": 3, "progressive_resizing": False}, None, False),
+        ({"budget": 20.0}, True, True),
+        ({"budget": 20.0}, False, False),
+        ({"budget": 20.0, "progressive_resizing": True}, None, True),
+        ({"epochs": 3, "network": torch.nn.Flatten()}, None, False),
+    ],
+)
+def test_whether_images_begin_small_is_decided_by_timing(small, monkeypatch, settings, timed, progressive):
+    asked = []
+
+    def paced(*_):
+        asked.append(True)
+        return {"32": Pace(1e-6, resizing=timed)}
+
+    monkeypatch.setattr("dha.prepare.seconds_per_image", paced)
+    images = LabelledImages(torch.zeros(80, 3, 32, 32, dtype=torch.uint8), torch.arange(80) % 2)
+    splits = Splits(images, images, None, ("a", "b"), held_out=True)
+    preprocessing, fabric = Preprocessing(32, 3, (0.5,) * 3, (0.2,) * 3), make_fabric("cpu", "32", 32)
+    config = resolve(
+        small(**{"epochs": None, "precision": "32", "space": "residual", **settings}), splits, preprocessing, fabric
+    )
+    assert config.progressive_resizing == progressive
+    assert bool(asked) == (timed is not None), "nothing is timed that is not open"
+
+
+def test_what_is_left_of_the_budget_decides(small, monkeypatch):
+    monkeypatch.setattr("dha.prepare.seconds_per_image", lambda *_: {"32": Pace(1 / 1300, resizing=False)})
+    splits = split(load_source("digits"), validation_fraction=0.1, test_fraction=0.0, seed=0)
+    preprocessing, fabric = Preprocessing(8, 1, (0.3,), (0.4,)), make_fabric("cpu", "32", 8)
+    config = small(epochs=None, learn="none", precision="32", space="mobile", budget=30.0)
+    starts = [resolve(config, splits, preprocessing, fabric, spent).architecture.start for spent in (0.0, 10.0, 11.0)]
+    assert starts == ["heavy", "heavy", "light"]
 
 
 def test_a_run_can_start_from_the_policy_of_another(small, tmp_path):

@@ -82,7 +82,7 @@ def within_reach(paces: Mapping[str, Pace]) -> list[str]:
     return [precision for precision, pace in paces.items() if pace.seconds <= HOPELESS * least]
 
 
-class Choice(NamedTuple):
+class Chosen(NamedTuple):
     """What network a run begins with.
 
     Attributes:
@@ -106,7 +106,7 @@ def choose_size(
     fabric: Fabric,
     precisions: Sequence[str],
     spent: float = 0.0,
-) -> Choice:
+) -> Chosen:
     """Return the network that a run begins with; what the settings name is kept.
 
     Args:
@@ -155,9 +155,9 @@ def choose_size(
             precision = fastest(paces[width, depth])
             still_open, resizing = [precision], paces[width, depth][precision].resizing
     given = settings.width, settings.depth, settings.resolution
-    chosen = (width, depth, resolution)
-    size = Size(*(b if a is None else a for a, b in zip(given, chosen, strict=True)))
-    return Choice(space, size, still_open, resizing)
+    found = width, depth, resolution
+    size = Size(*(b if a is None else a for a, b in zip(given, found, strict=True)))
+    return Chosen(space, size, still_open, resizing)
 
 
 def affordable(config: Config, images: int, passes: float, spent: float = 0.0) -> float:

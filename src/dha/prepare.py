@@ -29,7 +29,7 @@ from dha.errors import DhaError
 from dha.joint import JointTraining
 from dha.pace import seconds_by_choice, seconds_per_image
 from dha.rehearsal import rehearse
-from dha.resizing import pixels
+from dha.resizing import pixels, side_in_run
 
 WHITENED, CENTRE = 512, 32
 """Training images, and side in pixels of the centre of each, that the first filters are whitened by."""
@@ -65,16 +65,17 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
     images, classes, precisions = len(splits.train), len(splits.classes), open_precisions(resolved, fabric)
     resizing = False
     if config.network is None:
-        choice = choose_size(resolved, images, classes, preprocessing, fabric, precisions, spent)
-        space, size, precisions, resizing = choice
-        resolved.space = space  # pyright: ignore[reportAttributeAccessIssue]
-        resolved.architecture.width, resolved.architecture.depth, resolved.architecture.resolution = size
+        chosen = choose_size(resolved, images, classes, preprocessing, fabric, precisions, spent)
+        precisions, resizing = chosen.precisions, chosen.resizing
+        resolved.space = chosen.space  # pyright: ignore[reportAttributeAccessIssue]
+        resolved.architecture.width, resolved.architecture.depth, resolved.architecture.resolution = chosen.size
     precision, start = precisions[0], resolved.architecture.start
     asked = start == "reference" and config.network is None
     weighed = asked and resolved.space in HEAVY and resolved.budget is not None
     if asked:
         resolved.architecture.start = "heavy" if weighed else "light"
-    if resolved.budget is not None and (weighed or len(precisions) > 1 or resizing is None):
+    smaller = side_in_run(resolved, preprocessing.image_size, 0.0) < preprocessing.image_size
+    if resolved.budget is not None and (weighed or len(precisions) > 1 or (smaller and resizing is None)):
         most = SHARE * parse_budget(resolved.budget)
         network = build(resolved, preprocessing, classes, fabric.device)
         paces = seconds_per_image(network, resolved, preprocessing, fabric, precisions, most)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tests.emulation import EmulatedRecording
 
 from dha.engine import Graphs
 
@@ -25,6 +26,22 @@ def test_every_call_does_what_the_function_does(device):
         assert gradient is not None
         assert gradient.tolist() == [0, 2 * number**2, 8 * number**2]
         assert total.item() == sum(3 * n for n in range(1, number + 1)), "once per call, also when it is recorded"
+
+
+def test_results_of_a_shape_are_always_at_the_same_place(monkeypatch):
+    monkeypatch.setattr("dha.engine.graphs.Recording", EmulatedRecording)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", object)
+    graphs, weight, seen = Graphs(possible=True), torch.ones(3, requires_grad=True), []
+
+    def gradient(x):
+        return list(torch.autograd.grad((x * weight).sum(), weight))
+
+    for images in (2, 4, 2, 4, 4, 2):  # as they are, recorded, replayed
+        (found,) = graphs(gradient, torch.ones(images, 3))
+        assert found is not None
+        assert found.tolist() == [images] * 3
+        seen.append(found)
+    assert all(found is seen[0] for found in seen), "where another recording looks for it"
 
 
 @needs_gpu

@@ -23,7 +23,7 @@ DOUBLING = 0.7
 
 STRONG = 0.02
 """Cosine, beyond its rest, from which on a direction counts in full however many looks there are in a run: those of
-rates that suit are a quarter of it and less, those of rates that are far too low three times as large and more."""
+rates that suit are half of it and less, those of rates that are far too low three times as large and more."""
 
 MARGIN = 0.008
 """How far below its rest a cosine has to be to count for less: being short-sighted, it speaks for that anyway, and the
