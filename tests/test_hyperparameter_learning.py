@@ -22,30 +22,6 @@ def test_nothing_moves_in_the_warm_up_and_then_as_the_schedule_falls():
     assert learning(rate=4.0, warmup=0.0).rate(0.0) == pytest.approx(4.0)
 
 
-@pytest.mark.parametrize(("looks", "least"), [(20, 20.0), (100, 100.0), (400, 100.0)])
-def test_values_move_no_farther_in_a_run_of_more_steps(looks, least):
-    hyper = learning()
-    weight, total = nn.Parameter(torch.ones(2)), 0.0
-    optimizer, weight.grad = hyper.optimizer([[weight]]), torch.ones(2)
-    for number in range(looks):
-        progress = number / looks
-        hyper.look(optimizer, progress)
-        total += hyper.share
-    assert total == pytest.approx(least, rel=0.02)
-
-
-def test_of_the_last_step_alone_a_share_counts_too():
-    weight, moves = nn.Parameter(torch.randn(4, 3, generator=torch.Generator().manual_seed(0))), []
-    inputs, labels = torch.eye(4), torch.tensor([0, 1, 2, 0])
-    for share in (1.0, 0.3):
-        hyper = learning(rate=1.0, warmup=0.0)
-        hyper.share = share
-        hyper.learn_smoothing(inputs @ weight, labels, [weight], [torch.ones(4, 3).tril()], 0.0)
-        moves.append((hyper.smoothing.value / hyper.settings.label_smoothing).log().item())
-    assert abs(moves[0]) > 1e-3
-    assert moves[1] == pytest.approx(0.3 * moves[0], rel=1e-3)
-
-
 @pytest.mark.parametrize(("name", "kind"), [("sgd", LearnedSGD), ("adamw", LearnedAdamW)])
 @pytest.mark.parametrize("split", [False, True])
 def test_each_group_starts_with_values_of_its_own(name, kind, split):

@@ -19,7 +19,7 @@ from dha.data import Preprocessing, load_source, measure, split
 from dha.engine import make_fabric
 from dha.hyperparameter_learning import BACKBONE, CLIP
 from dha.hyperparameters import cosine, cosine_schedule, smoothing_direction
-from dha.hyperparameters.learned_optimizer import DECAYS, MARGIN
+from dha.hyperparameters.learned_optimizer import DECAYS
 from dha.joint import RARELY, JointTraining
 from dha.prepare import prepare, resolve
 from dha.skipping import WATCHED
@@ -304,7 +304,7 @@ def test_backbone_and_head_move_by_their_own_cosines(splits):
             (decay, 5e-4, cosine(gradient[part], past[part]) + 0.05, DECAYS * rate),
         ):
             signs.add(direction.sign().item())
-            counts = direction if direction > 0 else covered * (direction + MARGIN).clamp_max(0.0)
+            counts = direction if direction > 0 else covered * direction
             expected = begin * torch.exp(far * counts)
             assert abs(expected / begin - 1) > 1e-4
             torch.testing.assert_close(scalar.value, expected, rtol=1e-5, atol=0)

@@ -36,10 +36,6 @@ BOXES = {"sgd": ((1e-4, 1.0), (1e-6, 1e-2)), "adamw": ((1e-6, 0.1), (1e-4, 1.0))
 FRICTIONS, SMOOTHINGS = (0.01, 0.5), (1e-3, 0.3)
 """The same of 1 - momentum, and of label smoothing."""
 
-LOOKS = 100.0
-"""Looks at validation images in a run for which ``rate`` is meant: with more of them each moves less, so that what is
-learned moves no farther in a run of many steps than in one of 2,400."""
-
 CLIP = 1.0
 """The largest norm of the gradient of a network that was brought: nothing is known that keeps it from diverging."""
 
@@ -75,7 +71,6 @@ class HyperparameterLearning:
         self.friction = LateScalar(1 - settings.momentum, *FRICTIONS, fabric.device)
         self.smoothing = LearnedScalar(settings.label_smoothing, *SMOOTHINGS, fabric.device)
         self.depth = StochasticDepth(settings.drop_path, fabric, config.seed)
-        self.share = 1.0
 
     def optimizer(self, groups: Sequence[Sequence[Tensor]]) -> LearnedOptimizer:
         """Return an optimiser of all weights, or of the others and of the head, that uses what is learned here."""
@@ -91,23 +86,12 @@ class HyperparameterLearning:
             clip=CLIP if self.given else None,
         )
 
-    def look(self, optimizer: LearnedOptimizer, progress: float) -> None:
-        """Take in where the weights are, before a step that is to be learned from.
-
-        Args:
-            optimizer: of the weights.
-            progress: share of the run that is over, in [0, 1].
-        """
-        trail = optimizer.trail
-        self.share = 1.0 if trail.began is None else min(1.0, LOOKS * (progress - trail.progress))
-        optimizer.look(progress)
-
     def learn_rates(
         self, optimizer: LearnedOptimizer, weights: Sequence[Tensor], held_out: Sequence[Tensor], progress: float
     ) -> None:
         """Move what the optimiser learns by the gradient of the validation loss at weights that a step has moved."""
         rates = "learning_rate" in self.learned
-        optimizer.learn(weights, held_out, self.rate(progress), learning_rates=rates, share=self.share)
+        optimizer.learn(weights, held_out, self.rate(progress), learning_rates=rates)
 
     def rate(self, progress: float) -> float:
         """Return how far logarithms move now: it follows the schedule, and while that warms up nothing moves.
@@ -131,7 +115,7 @@ class HyperparameterLearning:
             progress: share of the run that is over, in [0, 1].
         """
         smoother = averaged(smoothing_direction(logits, labels, weights), self.fabric)
-        self.smoothing.move(cosine(held_out, smoother), ONE_STEP * self.share * self.rate(progress))
+        self.smoothing.move(cosine(held_out, smoother), ONE_STEP * self.rate(progress))
 
     def learn_drop_path(
         self,
@@ -147,7 +131,7 @@ class HyperparameterLearning:
         def loss() -> Tensor:
             return smoothed_cross_entropy(logits(), labels, self.smoothing.value).mean()
 
-        self.depth.learn(loss, paths, len(labels), weights, held_out, ONE_STEP * self.share * self.rate(progress))
+        self.depth.learn(loss, paths, len(labels), weights, held_out, ONE_STEP * self.rate(progress))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the state of the optimiser does not hold."""

@@ -138,7 +138,7 @@ class JointTraining:
         # Candidates that the architecture does not use have no gradient.
         active = self.optimizer.active()
         if due and hyper.learned:
-            hyper.look(self.optimizer, progress)
+            self.optimizer.look(progress)
         self.schedule.fill_(cosine_schedule(progress, self.config.hyperparameters.warmup))
         if self.optimizer.recordable:
             self.passes.graphs(self._move, sound)

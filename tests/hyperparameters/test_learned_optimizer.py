@@ -7,8 +7,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dha.hyperparameters import LateScalar, LearnedAdamW, LearnedScalar, LearnedSGD, cosine
-from dha.hyperparameters.learned_optimizer import DECAYS, DOUBLING, MARGIN, STRONG
-from dha.hyperparameters.schedule import LARGEST
+from dha.hyperparameters.learned_optimizer import DECAYS, DOUBLING, TRUST
+from dha.hyperparameters.schedule import LARGEST, NEAR
 
 
 def scalars(*values):
@@ -136,32 +136,27 @@ def test_a_short_look_back_is_believed_where_it_says_more(sign):
         values.append([peaks[0].value.item(), decays[0].value.item()])
     assert values[0] == pytest.approx([0.1, 0.1]), "nothing to look back on"
     moves = [math.log(value / 0.1) for value in values[1]]
-    far = 0.05 * (0.5**0.5 if sign > 0 else (1 - math.exp(-0.1)) * (MARGIN - 0.5**0.5))
+    far = 0.05 * (0.5**0.5 if sign > 0 else (math.exp(-0.1) - 1) * 0.5**0.5)
     assert moves == pytest.approx([far, DECAYS * far], rel=2e-2)
 
 
-@pytest.mark.parametrize(
-    ("agreement", "counts"),
-    [
-        (2.0 * STRONG, 2.0 * STRONG),
-        (0.5 * STRONG, 0.3 * 0.5 * STRONG),
-        (-0.1 * MARGIN, 0.0),
-        (-0.9 * MARGIN, 0.0),
-        (-5.0 * MARGIN, -0.3 * 4.0 * MARGIN),
-    ],
-)
-def test_what_is_strong_counts_in_full_and_a_little_less_does_not(agreement, counts):
+@pytest.mark.parametrize(("share", "leaves"), [(0.9, False), (-0.9, False), (1.2, True), (-1.2, True)])
+def test_a_start_is_left_for_good_only_where_a_direction_is_strong_enough(share, leaves):
     """The way that the weights have come is the first coordinate, the weights are the second."""
-    weights, peaks, decays = nn.Parameter(torch.tensor([0.0, 1.0, 0.0])), scalars(0.1), scalars(1e-4)
+    weights, peaks, decays = nn.Parameter(torch.zeros(3)), scalars(0.1), [LearnedScalar(1e-4, 1e-7, 1e-2)]
     optimizer = LearnedSGD([[weights]], peaks, decays, momentum=0.0, horizon=1e-6, resting_cosine=0.0)
-    for progress in (0.0, 0.5):
-        weights.grad = torch.tensor([1e-2, 0.0, 0.0])
-        optimizer.look(progress)
-        optimizer.step(1.0)
+    agreement = share * TRUST
     slope = torch.tensor([agreement, agreement, (1 - 2 * agreement**2) ** 0.5])
-    optimizer.learn([weights], [slope], rate=1.0, share=0.3)
-    moves = [math.log(peaks[0].value.item() / 0.1), math.log(decays[0].value.item() / 1e-4)]
-    assert moves == pytest.approx([counts, DECAYS * counts], rel=2e-2, abs=1e-6)
+    for look in range(400):
+        weights.data.copy_(torch.tensor([0.0, 1.0, 0.0]))
+        weights.grad = torch.tensor([1.0, 0.0, 0.0])
+        optimizer.look(look / 400)
+        optimizer.step(1.0)
+        optimizer.learn([weights], [slope], rate=5.0)
+    for value, start, free in ((peaks[0].value, 0.1, leaves), (decays[0].value, 1e-4, leaves or share > 0)):
+        away = math.copysign(1, share) * math.log(value.item() / start)
+        assert (away > 4 * NEAR) == free
+        assert free or away == pytest.approx(0.65 * NEAR, rel=0.1), "where it is drawn back as strongly"
 
 
 def test_a_rate_that_is_far_too_low_at_most_doubles_at_once():

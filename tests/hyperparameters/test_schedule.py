@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dha.hyperparameters import LateScalar, LearnedScalar, cosine_schedule
-from dha.hyperparameters.schedule import LARGEST
+from dha.hyperparameters.schedule import LARGEST, NEAR
 
 
 def test_schedule_warms_up_peaks_and_ends_at_zero():
@@ -38,6 +38,21 @@ def test_a_value_moves_a_little_at_a_time_however_much_the_gradients_agree():
     assert scalar.value.item() == pytest.approx(0.1 * math.exp(LARGEST))
     scalar.move(torch.tensor(-1.0), rate=10.0)
     assert scalar.value.item() == pytest.approx(0.1)
+
+
+def test_a_start_draws_most_from_near_and_not_at_all_from_far_away():
+    scalar = LearnedScalar(0.1, 1e-6, 1e3)
+
+    def drawn(away):
+        scalar.value = 0.1 * torch.tensor(away * NEAR).exp()
+        return scalar.distance().item()
+
+    assert drawn(0.0) == pytest.approx(0, abs=1e-6)
+    assert drawn(1.0) == pytest.approx(1)
+    assert drawn(-1.0) == pytest.approx(-1)
+    assert all(abs(drawn(away)) < 1 for away in (-2.0, -0.5, 0.5, 2.0))
+    assert abs(drawn(5.0)) < 1e-4
+    assert drawn(1e-3) == pytest.approx(1e-3 * math.exp(0.5), rel=1e-2)
 
 
 def test_initial_value_outside_the_box_widens_it_and_nan_moves_nothing():

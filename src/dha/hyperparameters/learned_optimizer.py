@@ -21,13 +21,9 @@ as those over a horizon, and noise."""
 DOUBLING = 0.7
 """The farthest that the logarithm of a learning rate rises at once: the first looks alone tell a rate far too low."""
 
-STRONG = 0.02
-"""Cosine, beyond its rest, from which on a direction counts in full however many looks there are in a run: those of
-rates that suit are half of it and less, those of rates that are far too low three times as large and more."""
-
-MARGIN = 0.008
-"""How far below its rest a cosine has to be to count for less: being short-sighted, it speaks for that anyway, and the
-more so the more images there are."""
+TRUST = 0.01
+"""Cosine, beyond its rest, that takes a value away from its start for good: those at values that suit are smaller for
+hundreds of looks, of one sign or the other; those at rates that are far too low are many times as large."""
 
 DECAYS = 3.0
 """How much farther the logarithm of a weight decay moves than that of a learning rate: what moves it is
@@ -45,8 +41,11 @@ class LearnedOptimizer(ABC):
 
     whatever the optimiser makes of a gradient, as long as its step is in proportion to the learning rate. A look back
     that is still short speaks for shorter steps and less decay than a long one; so what it says for more counts in
-    full, and what it says for less as far as it covers its horizon, and where it is more than ``MARGIN``. A momentum is
-    learned, where it is, at a constant length of the steps: more of it puts older gradients in the place of the newest,
+    full, and what it says for less as far as it covers its horizon. What is left of being short-sighted is small and
+    of one sign for long, and would add up in a run of many steps. So a start is believed in, as in a prior that lets go
+    of what is far from it: ``TRUST`` times ``LearnedScalar.distance`` is taken off either cosine, which draws a rate
+    back from above and from below, and a decay from below alone. A momentum is learned, where it is, at a constant
+    length of the steps: more of it puts older gradients in the place of the newest,
 
         log (1 - momentum) -= rate cos(g_v, average gradient - newest gradient),
 
@@ -168,7 +167,6 @@ class LearnedOptimizer(ABC):
         gradients: Sequence[Tensor],
         rate: float,
         learning_rates: bool = True,
-        share: float = 1.0,
     ) -> None:
         """Move what is learned.
 
@@ -179,10 +177,9 @@ class LearnedOptimizer(ABC):
             rate: how far a logarithm moves where a cosine over the horizon is 1; ``ONE_STEP`` of it where one with the
                 last step is.
             learning_rates: whether the learning rates move, too.
-            share: what counts of all directions but those that are ``STRONG``, in [0, 1].
         """
         if self.friction is not None:
-            self.friction.move(-cosine(gradients, self._older(weights)), ONE_STEP * rate * share)
+            self.friction.move(-cosine(gradients, self._older(weights)), ONE_STEP * rate)
         # With nothing to look back on yet, the way is the last step alone, which is not what a horizon is for.
         rate *= float(self.trail.covered() > 0) if self.trail.horizon else ONE_STEP
         held_out = dict(zip(weights, gradients, strict=True))
@@ -191,20 +188,21 @@ class LearnedOptimizer(ABC):
             moved = [weight for weight in group["params"] if weight in held_out]
             slopes, before = [held_out[weight] for weight in moved], [past[weight] for weight in moved]
             if learning_rates:
-                peak.move(self._direction(slopes, torch._foreach_sub(before, moved), share), rate, DOUBLING)
-            decay.move(self._direction(slopes, before, share), DECAYS * rate)
+                peak.move(self._direction(slopes, torch._foreach_sub(before, moved), peak.distance()), rate, DOUBLING)
+            # What is short-sighted never asks for more decay than a run needs.
+            decay.move(self._direction(slopes, before, decay.distance().clamp_max(0.0)), DECAYS * rate)
 
-    def _direction(self, slopes: Sequence[Tensor], way: Sequence[Tensor], share: float) -> Tensor:
+    def _direction(self, slopes: Sequence[Tensor], way: Sequence[Tensor], distance: Tensor) -> Tensor:
         direction = cosine(slopes, way) - self.resting_cosine
-        less = (direction + MARGIN).clamp_max(0.0)
-        weaker = share * torch.where(direction > 0, direction, self.trail.covered() * less)
-        return torch.where(direction > STRONG, direction, weaker)
+        believed = torch.where(direction > 0, direction, self.trail.covered() * direction)
+        return believed - TRUST * distance if self.trail.horizon else believed
 
     @torch.no_grad()
     def slow_down(self, factor: float) -> None:
-        """Multiply the learning rates by ``factor``, within their bounds."""
+        """Multiply the learning rates, and what they are drawn back to, by ``factor``, within their bounds."""
         for peak in self.peaks:
-            peak.value.mul_(factor).clamp_(peak.low, peak.high)
+            for value in (peak.value, peak.start):
+                value.mul_(factor).clamp_(peak.low, peak.high)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -217,6 +215,7 @@ class LearnedOptimizer(ABC):
         places = {id(weight): place for place, weight in enumerate(self.weights)}
         state["looked_at"] = [places[id(weight)] for weight in self.trail.weights]
         state["learned"] = [scalar.value for scalar in (*self.peaks, *self.decays)]
+        state["starts"] = [peak.start for peak in self.peaks]
         if self.friction is not None:
             state["friction"] = self.friction.state_dict()
         return state
@@ -226,6 +225,8 @@ class LearnedOptimizer(ABC):
         self.optimizer.load_state_dict(dict(state["optimizer"]))
         for scalar, saved in zip((*self.peaks, *self.decays), state["learned"], strict=True):
             scalar.value.copy_(saved)
+        for peak, saved in zip(self.peaks, state["starts"], strict=True):
+            peak.start.copy_(saved)
         self.trail = MovingAverage([self.weights[place] for place in state["looked_at"]], self.trail.horizon)
         self.trail.load_state_dict(state["trail"])
         if self.friction is not None:

@@ -23,6 +23,9 @@ def cosine_schedule(progress: float, warmup: float = 0.05) -> float:
 LARGEST = 0.2
 """The farthest that the logarithm of a learned value moves at once, however much the gradients agree."""
 
+NEAR = 0.5
+"""How far from its start the logarithm of a learned value is where it is drawn back most."""
+
 
 class LearnedScalar:
     """A positive hyper-parameter that moves in log space by a bounded step, so that no scale has to be known.
@@ -38,11 +41,22 @@ class LearnedScalar:
 
     Attributes:
         value: the current value, a float32 tensor without dimensions.
+        start: the value that it is drawn back to by code that asks for ``distance``, likewise.
     """
 
     def __init__(self, initial: float, low: float, high: float, device: torch.device | str = "cpu") -> None:
         self.low, self.high = min(low, initial), max(high, initial)
         self.value = torch.tensor(float(initial), device=device)
+        self.start = self.value.clone()
+
+    def distance(self) -> Tensor:
+        """Return how much the value has left a start that may have been right, in [-1, 1], without dimensions.
+
+        It is 0 at the start, grows until the logarithm is ``NEAR`` away, and goes back to 0 where that is far away: the
+        slope of a belief that has the shape of a normal distribution and lets go of what it does not explain.
+        """
+        away = (self.value / self.start).log() / NEAR
+        return away * (0.5 - 0.5 * away**2).exp()
 
     @torch.no_grad()
     def move(self, direction: Tensor, rate: float, highest: float = LARGEST) -> None:
