@@ -37,6 +37,16 @@ def test_loss_and_accuracy_are_those_of_all_images_at_once(run):
     assert accuracy == pytest.approx((logits.argmax(1) == splits.test.labels).float().mean().item())
 
 
+def test_mirror_images_are_averaged_where_they_are_asked_for(run):
+    _, joint, splits, _ = run
+    loss, accuracy = evaluate(joint.plain, splits.test, joint.preprocessing, 50, torch.device("cpu"), mirrored=True)
+    inputs = joint.inputs(splits.test.images)
+    with torch.no_grad():
+        logits = (joint.plain(inputs) + joint.plain(inputs.flip(3))) / 2
+    assert loss == pytest.approx(F.cross_entropy(logits, splits.test.labels).item(), rel=1e-5)
+    assert accuracy == pytest.approx((logits.argmax(1) == splits.test.labels).float().mean().item())
+
+
 def test_the_weights_with_the_lowest_validation_loss_are_delivered(run):
     batches, joint, splits, config = run
     # Averaged weights that know nothing are not taken, and neither are the last ones when these are the worse.

@@ -14,7 +14,7 @@ from dha.data import load_source
 from dha.display import summary
 from dha.engine import Checkpoints
 from dha.fit import run
-from dha.model import TrainedModel
+from dha.model import TrainedModel, labelled_images
 
 
 def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
@@ -115,6 +115,40 @@ def test_validation_images_are_trained_on_at_the_end_only_if_they_were_training_
     assert rows_with_validation(together, settle=0.5) == [True, True, False, False]
     assert rows_with_validation(together, settle=1.0) == [True] * 4
     assert rows_with_validation(apart, settle=0.5) == [True] * 4
+
+
+@pytest.fixture
+def turned(tmp_path):
+    """Digits of which those to validate and to test with are turned: the network knows what is in the mirror."""
+    digits = load_source("digits").train
+    images, labels = digits.images[:, 0].numpy(), digits.labels.numpy()
+    backwards = images[:, :, ::-1].copy()
+    for part, pixels, begin, end in (
+        ("train", images, 0, 600),
+        ("val", backwards, 600, 800),
+        ("test", backwards, 800, 1797),
+    ):
+        np.savez(tmp_path / f"{part}.npz", x=pixels[begin:end], y=labels[begin:end])
+    return tmp_path
+
+
+@pytest.mark.parametrize("settle", [0.5, 1.0])
+def test_a_model_predicts_from_mirror_images_where_validation_images_say_so(small, turned, settle):
+    settings = {"epochs": 4, "space": "residual", "learn": "none", "settle": settle}
+    result = run(turned, config=small(**settings))
+    assert result.model.mirrored
+    test = labelled_images(result.model, turned)
+    predicted = result.model.probabilities(test).argmax(1)
+    assert result.test_accuracy == pytest.approx((predicted == test.labels).float().mean().item(), abs=1e-6)
+    plain = run(turned, config=small(**settings, mirrored=False))
+    assert not plain.model.mirrored
+    assert plain.test_accuracy < result.test_accuracy - 0.1
+
+
+@pytest.mark.parametrize(("mirrored", "expected"), [(None, False), (True, True)])
+def test_digits_are_not_their_mirror_images(small, mirrored, expected):
+    settings = {"epochs": 2, "space": "residual", "learn": "none"}
+    assert run("digits", config=small(**settings, mirrored=mirrored)).model.mirrored == expected
 
 
 def test_a_budget_holds(small, tmp_path):

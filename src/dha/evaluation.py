@@ -4,9 +4,10 @@ import copy
 import itertools
 import math
 import time
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dha.architecture import layout
@@ -15,6 +16,7 @@ from dha.data import Batches, LabelledImages, Preprocessing, Splits, sequential
 from dha.engine import estimate_statistics
 from dha.errors import DhaError
 from dha.joint import JointTraining
+from dha.model import better_mirrored, logits_of
 from dha.resizing import pixels
 
 STATISTICS_IMAGES = 512
@@ -30,7 +32,8 @@ def closing_seconds(joint: JointTraining, splits: Splits, config: Config) -> flo
         began = time.monotonic()
         evaluate(joint.plain, few, joint.preprocessing, size, joint.fabric.device)
         seconds.append(time.monotonic() - began)
-    images = 3 * len(splits.validation) + 2 * min(STATISTICS_IMAGES, len(splits.train)) + len(splits.test or ())
+    tests = 1 if config.mirrored is False else 2
+    images = 3 * len(splits.validation) + 2 * min(STATISTICS_IMAGES, len(splits.train)) + tests * len(splits.test or ())
     return 1.0 + min(seconds) * images / len(few)
 
 
@@ -94,6 +97,27 @@ def refresh_statistics(network: nn.Module, joint: JointTraining, batches: Batche
 
 
 @torch.no_grad()
+def mirroring(network: nn.Module, joint: JointTraining, splits: Splits, config: Config, side: int) -> bool:
+    """Return whether the model is to predict from mirror images, too: as the settings say, or if validation images are
+    predicted better so by a network, at a side in pixels and in the precision of the run.
+    """
+    if config.mirrored is not None:
+        return config.mirrored
+    parts: tuple[list[Tensor], list[Tensor], list[Tensor]] = [], [], []
+    arguments = splits.validation, joint.preprocessing, config.images_per_step(), joint.fabric.device, side
+    with joint.fabric.autocast():
+        for inputs, labels in _inputs(network, *arguments):
+            losses = (
+                F.cross_entropy(logits_of(network, inputs, mirrored).float(), labels, reduction="none")
+                for mirrored in (False, True)
+            )
+            for part, found in zip(parts, (*losses, labels), strict=True):
+                part.append(found)
+    plain, mirrored, labels = map(torch.cat, parts)
+    return better_mirrored(plain, mirrored, labels, len(splits.classes))
+
+
+@torch.no_grad()
 def evaluate(
     network: nn.Module,
     data: LabelledImages,
@@ -101,16 +125,29 @@ def evaluate(
     batch_size: int,
     device: torch.device,
     side: int | None = None,
+    mirrored: bool = False,
 ) -> tuple[float, float]:
     """Return mean cross-entropy and accuracy of a network on labelled images, in evaluation mode, at their own or
-    another side in pixels.
+    another side in pixels, with or without their mirror images.
     """
-    network.eval()
     totals = torch.zeros(2, device=device)
-    for images, labels in sequential(data, batch_size, device):
-        inputs = preprocessing.normalise(pixels(images, side or images.shape[-1]))
-        logits = network(inputs.contiguous(memory_format=layout(network))).float()
+    for inputs, labels in _inputs(network, data, preprocessing, batch_size, device, side):
+        logits = logits_of(network, inputs, mirrored).float()
         loss = F.cross_entropy(logits, labels, reduction="sum")
         totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
     loss, correct = (totals / len(data)).tolist()
     return loss, correct
+
+
+def _inputs(
+    network: nn.Module,
+    data: LabelledImages,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    device: torch.device,
+    side: int | None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    network.eval()
+    for images, labels in sequential(data, batch_size, device):
+        inputs = preprocessing.normalise(pixels(images, side or images.shape[-1]))
+        yield inputs.contiguous(memory_format=layout(network)), labels

@@ -15,7 +15,7 @@ from dha.config import Config, parse_budget
 from dha.data import Cache, Preprocessing, Splits, load_source, measure, split
 from dha.engine import Agreement, Budget, Checkpoints, Stop, make_fabric, summed
 from dha.errors import DhaError, Interrupted
-from dha.evaluation import best_by_validation, closing_seconds, diverged, evaluate, interim, validate
+from dha.evaluation import best_by_validation, closing_seconds, diverged, evaluate, interim, mirroring, validate
 from dha.model import TrainedModel
 from dha.prepare import prepare, resolve
 from dha.skipping import WATCHED
@@ -140,10 +140,13 @@ def run(
                 f"budget={config.budget!r} was over before training began, after {spent:.0f} s: give more time"
             )
         network = best_by_validation(joint, batches, splits, config)
+        if position.mirrored is None:
+            position.mirrored = mirroring(network, joint, splits, config, image_size)
         model = TrainedModel(network, splits.classes, preprocessing, genotype_of(network, config.network))
-        accuracy = None
+        model.mirrored, accuracy = position.mirrored, None
         if splits.test is not None:
-            _, accuracy = evaluate(model.network, splits.test, preprocessing, config.images_per_step(), fabric.device)
+            settings = preprocessing, config.images_per_step(), fabric.device
+            _, accuracy = evaluate(network, splits.test, *settings, mirrored=model.mirrored)
         model.learned = record.learned(joint, history, accuracy)
         record.finish(folder, model)
         checkpoints.remove()
@@ -188,6 +191,8 @@ def train(
     while progress < 1:
         if position.totals is None:
             if progress >= config.settle and not joint.settled:
+                # Now, because the validation images are still unseen.
+                position.mirrored = mirroring(joint.plain, joint, splits, config, joint.batching.side(progress))
                 joint.settle()
             position.totals = torch.zeros(3, device=joint.fabric.device)
             position.changes = [0.0] * position.nodes

@@ -164,7 +164,8 @@ def interim(folder: Path | None, network: nn.Module, state: RunState, splits: Sp
         return
     joint, genotype = state.joint, genotype_of(network, state.config.network)
     values = learned(joint, state.position.history, None)
-    model = TrainedModel(network, splits.classes, joint.preprocessing, genotype, values)
+    mirrored = bool(state.position.mirrored)
+    model = TrainedModel(network, splits.classes, joint.preprocessing, genotype, values, mirrored)
     with _complaining(folder / "model"):
         model.save(folder / "model")
 

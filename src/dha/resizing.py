@@ -16,7 +16,7 @@ STAGES = ((0.3, 5 / 8), (0.55, 6 / 8), (0.75, 7 / 8))
 SMALLEST = 20
 """Side in pixels below which no image is brought."""
 
-WORTH = 1.3
+WORTH = 1.4
 """How many times as many images a run has to see for smaller ones to be worth it, where that is measured: at the same
 number of passes they cost accuracy."""
 

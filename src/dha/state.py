@@ -35,6 +35,7 @@ class Position:
         changes: the largest move of the sparse code of each node in the epoch under way.
         recovered: share of the run that was over at the last recovery of the sparse codes.
         recovered_step: and the number of steps.
+        mirrored: whether the model predicts from mirror images, too; None until that is decided.
     """
 
     nodes: int
@@ -43,6 +44,7 @@ class Position:
     changes: list[float] = field(default_factory=list)
     recovered: float = 0.0
     recovered_step: int = 0
+    mirrored: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,28 @@ def test_probabilities_are_those_of_the_normalised_image(model):
         model.probabilities(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
 
 
+def test_mirror_images_are_predicted_from_too_before_and_after_loading(model, tmp_path):
+    images = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8)
+    inputs = (images / 255 - 0.3) / 0.4
+    with torch.no_grad():
+        oracle = ((model.network(inputs) + model.network(inputs.flip(3))) / 2).softmax(1)
+    model.mirrored = True
+    torch.testing.assert_close(model.probabilities(images), oracle)
+    model.save(tmp_path / "model")
+    loaded = TrainedModel.load(tmp_path / "model")
+    assert loaded.mirrored
+    assert torch.equal(loaded.probabilities(images), model.probabilities(images))
+
+
+def test_models_from_before_mirror_images_are_read(model, tmp_path):
+    model.save(tmp_path / "model")
+    file = tmp_path / "model" / "model.json"
+    description = json.loads(file.read_text())
+    assert description.pop("mirrored") is False
+    file.write_text(json.dumps(description))
+    assert TrainedModel.load(tmp_path / "model").mirrored is False
+
+
 def test_test_part_of_a_source_is_read_as_the_model_wants_it(model):
     data = labelled_images(model, "digits")
     assert (len(data), *data.shape) == (359, 1, 8, 8)
@@ -61,6 +83,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
         ("model.json", lambda f: f.write_text(json.dumps({**json.loads(f.read_text()), "format": 99}))),
         ("model.json", lambda f: f.write_text(json.dumps({**json.loads(f.read_text()), "classes": [0, 1]}))),
         ("model.json", lambda f: f.write_text(json.dumps({**json.loads(f.read_text()), "genotype": {}}))),
+        ("model.json", lambda f: f.write_text(json.dumps({**json.loads(f.read_text()), "mirrored": 1}))),
         ("weights.safetensors", lambda f: f.unlink()),
         ("weights.safetensors", lambda f: f.write_bytes(f.read_bytes()[:-100])),
         ("weights.safetensors", lambda f: safetensors.torch.save_file({"x": torch.zeros(1)}, f)),

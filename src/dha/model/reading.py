@@ -30,6 +30,8 @@ def read_description(file: Path) -> dict[str, Any]:
             raise DhaError(f"{file}: {key} is {_short(description.get(key))}: expected a JSON {_NAMES[kind]}")
     if description["format"] != FORMAT:
         raise DhaError(f"{file} has format {_short(description['format'])}, this dha reads {FORMAT}: update dha")
+    if type(description.get("mirrored", False)) is not bool:
+        raise DhaError(f"{file}: mirrored is {_short(description['mirrored'])}: expected true or false")
     classes = description["classes"]
     for name in classes:
         # A bool is an int to Python, and NumPy has no class numbers beyond 64 bits.

@@ -24,6 +24,7 @@ from dha.augmentation import AugmentationPolicy
 from dha.data import LabelledImages, Preprocessing, load_source
 from dha.engine import replaced_folder
 from dha.errors import DhaError
+from dha.model.mirroring import logits_of
 from dha.model.reading import FORMAT, read_description, read_weights
 
 BATCH = 256
@@ -42,6 +43,7 @@ class TrainedModel:
         genotype: how the network is written down.
         learned: what the run learned and how it went: the policy, as ``policy.json`` has it, and the course of the
             hyper-parameters and the results, as ``model.json`` does.
+        mirrored: whether predictions are made from an image and its mirror image, which takes twice as long.
     """
 
     network: nn.Module
@@ -49,6 +51,7 @@ class TrainedModel:
     preprocessing: Preprocessing
     genotype: Genotype | BlockGenotype | GivenGenotype
     learned: dict[str, Any] = field(default_factory=dict)
+    mirrored: bool = False
 
     @torch.no_grad()
     def probabilities(self, images: Tensor | LabelledImages) -> Tensor:
@@ -75,7 +78,8 @@ class TrainedModel:
         chunks = images.split(BATCH) if isinstance(images, Tensor) else (some for some, _ in images.chunks(BATCH))
         for batch in chunks:
             pixels = self.preprocessing.normalise(batch.to(device).float() / 255)
-            yield self.network(pixels.contiguous(memory_format=layout(self.network)))
+            inputs = pixels.contiguous(memory_format=layout(self.network))
+            yield logits_of(self.network, inputs, self.mirrored)
 
     def save(self, folder: str | Path) -> None:
         """Write weights.safetensors, model.json and maybe policy.json to ``folder``, in place of what was there."""
@@ -85,6 +89,7 @@ class TrainedModel:
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_dict(),
             "genotype": self.genotype.to_dict(),
+            "mirrored": self.mirrored,
             **{name: value for name, value in self.learned.items() if name != "policy"},
         }
         with replaced_folder(Path(folder)) as partial:
@@ -131,8 +136,10 @@ class TrainedModel:
                 f"{folder} is damaged or was not written by dha ({error}): copy or train the model again"
             ) from error
         plain.to(device, memory_format=layout(plain))  # pyright: ignore[reportCallIssue]
-        learned |= {k: v for k, v in description.items() if k not in ("format", "classes", "preprocessing", "genotype")}
-        return TrainedModel(plain.eval(), classes, preprocessing, genotype, learned)
+        own = "format", "classes", "preprocessing", "genotype", "mirrored"
+        learned |= {name: value for name, value in description.items() if name not in own}
+        mirrored = description.get("mirrored", False)  # Models of before have none of it.
+        return TrainedModel(plain.eval(), classes, preprocessing, genotype, learned, mirrored)
 
 
 def _built(
