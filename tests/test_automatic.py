@@ -145,7 +145,7 @@ def test_size_and_precision_are_chosen_together(times, size, precision, timed, m
         return paces({p: taken / 100 for p, taken in zip(("32", "bf16"), at, strict=True) if p in precisions})
 
     monkeypatch.setattr(automatic, "seconds_of_size", seconds_of_size)
-    config = Config(budget=30.0 * 10, learn="none", progressive_resizing=False)
+    config = Config(budget=10 * automatic.PASSES, learn="none", progressive_resizing=False)
     preprocessing = Preprocessing(32, 3, (0.5,) * 3, (0.2,) * 3)
     fabric = make_fabric("cpu", "32", 32)
     _, chosen, precisions, _ = choose_size(config, 1000, 10, preprocessing, fabric, ["32", "bf16"])

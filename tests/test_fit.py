@@ -142,6 +142,8 @@ def test_a_model_predicts_from_mirror_images_where_validation_images_say_so(smal
     assert result.test_accuracy == pytest.approx((predicted == test.labels).float().mean().item(), abs=1e-6)
     plain = run(turned, config=small(**settings, mirrored=False))
     assert not plain.model.mirrored
+    assert plain.test_accuracy is not None
+    assert result.test_accuracy is not None
     assert plain.test_accuracy < result.test_accuracy - 0.1
 
 

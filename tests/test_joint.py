@@ -312,6 +312,29 @@ def test_backbone_and_head_move_by_their_own_cosines(splits):
 
 
 @pytest.mark.parametrize(
+    ("steps", "progress", "every"),
+    [(0, 0.0, 24), (480, 0.1, 24), (480, 0.05, 48), (480, 0.01, 240), (5, 0.9, 24)],
+)
+def test_long_runs_look_at_validation_images_more_rarely(splits, small, steps, progress, every):
+    _, joint = joint_training(splits, small())
+    joint.steps = steps
+    joint.space_looks(progress)
+    assert joint.every == every
+
+
+def test_a_look_is_due_when_it_is_said_to_be(splits, small, monkeypatch):
+    batches, joint = joint_training(splits, small(learn="hyperparameters", every=2))
+    joint.network.train()
+    looks, learn = [], joint._learn
+    monkeypatch.setattr(joint, "_learn", lambda *given: looks.append(joint.steps) or learn(*given))
+    for step, batch in zip(range(10), batches.forever(), strict=False):
+        if step == 4:
+            joint.every = 6
+        joint.step(*batch, progress=0.0)
+    assert looks == [0, 2, 6]
+
+
+@pytest.mark.parametrize(
     ("every", "drop_path", "untouched"),
     [(RARELY, 0.0, [0, 10, 20]), (RARELY, 0.1, []), (2, 0.0, [])],
 )

@@ -29,7 +29,7 @@ from dha.pace import Pace, seconds_of_size
 LADDER = [(8, 1), (12, 1), (16, 1), (24, 1), (32, 1), (48, 1), (64, 1), (64, 2), (96, 2), (128, 2), (128, 3)]
 """Width and depth of residual networks, from small to large."""
 
-PASSES = 30.0
+PASSES = 45.0
 """Passes over the training images that a budget should hold."""
 
 HEAVY_PASSES = 20.0

@@ -26,6 +26,10 @@ RARELY = 10
 """Where a policy is probed no more often than once in so many steps, these train on untouched images: a pass less."""
 
 
+LOOKS = 200
+"""Looks at validation images in a run that are enough: in longer ones policy and hyper-parameters learn more rarely."""
+
+
 class JointTraining:
     """What one run learns, and the step that learns it.
 
@@ -43,6 +47,7 @@ class JointTraining:
     Attributes:
         hyper: the hyper-parameters.
         batching: what makes of the images that are drawn what ``train`` takes.
+        every: steps from one look at validation images to the next.
         found: what each of the sparse codes had chosen when the search ended; None before.
         skipped: the steps left out because their loss was not finite.
     """
@@ -73,7 +78,7 @@ class JointTraining:
         self.skipped = SkippedSteps(fabric)
         self.smoothing = torch.tensor(config.hyperparameters.label_smoothing, device=fabric.device)
         self.schedule = torch.zeros((), device=fabric.device)
-        self.steps, self.settled = 0, False
+        self.steps, self.settled, self.every = 0, False, config.every
         self.found: list[Tensor] | None = None
         self._begin(network)
 
@@ -104,7 +109,7 @@ class JointTraining:
         return torch.cat(losses), torch.cat(correct)
 
     def train(self, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
-        """Train on one batch; every ``config.every`` steps learn policy and hyper-parameters from a validation batch.
+        """Train on one batch; every ``every`` steps learn policy and hyper-parameters from a validation batch.
 
         Args:
             batch: one of those that ``batching`` makes.
@@ -113,7 +118,7 @@ class JointTraining:
         Returns:
             The loss of each image and whether it was classified correctly, both (N,), on the device.
         """
-        due = not self.settled and self.steps % self.config.every == 0
+        due = not self.settled and self.steps % self.every == 0
         labels, passes, hyper, probe = batch.labels, self.passes, self.hyper, None
         learner = self.batching.learner_at(progress)
         dropped = hyper.depth.factors(passes.paths, len(labels))
@@ -255,6 +260,15 @@ class JointTraining:
     def is_sound(self) -> bool:
         """Return whether all weights are finite; waits for the device."""
         return bool(norm(self.weights).isfinite())
+
+    def space_looks(self, progress: float) -> None:
+        """Look at validation images every ``config.every`` steps, or more rarely in a run of many steps.
+
+        Args:
+            progress: share of the run that is over, in [0, 1], which tells how many steps there will be.
+        """
+        steps = self.steps / progress if progress > 0 else 0.0
+        self.every = self.config.every * max(1, round(steps / (LOOKS * self.config.every)))
 
     def settle(self) -> None:
         """Keep policy and hyper-parameters as they are from now on: validation images are looked at no more."""

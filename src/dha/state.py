@@ -160,6 +160,7 @@ def _joint_state(joint: JointTraining) -> dict[str, Any]:
         "skipped": joint.skipped.state_dict(),
         "steps": joint.steps,
         "settled": joint.settled,
+        "every": joint.every,
     }
     if joint.searching:
         state["code_optimizer"] = joint.code_optimizer.state_dict()
@@ -181,7 +182,7 @@ def _load_joint(joint: JointTraining, state: Mapping[str, Any]) -> None:
     joint.optimizer.load_state_dict(state["optimizer"])
     joint.hyper.load_state_dict(state["hyperparameters"])
     joint.skipped.load_state_dict(state["skipped"])
-    joint.steps, joint.settled = state["steps"], state["settled"]
+    joint.steps, joint.settled, joint.every = state["steps"], state["settled"], state["every"]
     if joint.searching:
         joint.code_optimizer.load_state_dict(state["code_optimizer"])
     if joint.average is not None:
