@@ -13,6 +13,9 @@ def test_summary_tells_what_a_person_wants_to_know(small, tmp_path):
     assert "momentum: 0.9 -> " in text
     assert "label smoothing" not in text, "not learned"
     assert str(result.model.genotype) in text
+    assert "mirror image" not in text
+    result.model.mirrored = True
+    assert "predicts from: image and mirror image" in summary(result, tmp_path)
 
 
 def test_display_shows_the_metrics_of_the_latest_epoch(small, capsys):

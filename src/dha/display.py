@@ -80,6 +80,8 @@ def summary(run: Run, out: str | Path) -> str:
         lines.append(
             f"policy: entropy {first['policy_entropy']} -> {last['policy_entropy']} nats; {last['policy_top_pairs']}"
         )
+    if run.model.mirrored:
+        lines.append("predicts from: image and mirror image (twice the time; --mirrored false for the image alone)")
     if run.skipped:
         lines.append(f"skipped: {run.skipped} files that are not images")
     lines.append(f"time: {run.seconds:.1f} s, {len(run.history)} epochs")

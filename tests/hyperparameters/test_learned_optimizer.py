@@ -283,12 +283,14 @@ def test_its_state_goes_on_where_it_was(kind):
 
     copies, optimizer = made(weights)
     steps(copies, optimizer, 3, seed=0)
+    optimizer.slow_down(0.5)
     others, again = made(copies)
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for pair in ((copies, optimizer), (others, again)):
         steps(*pair, 3, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(copies, others, strict=True))
     assert [p.value for p in optimizer.peaks] == [p.value for p in again.peaks]
+    assert [p.start for p in optimizer.peaks] == [p.start for p in again.peaks] == pytest.approx([0.05, 0.1])
     assert [d.value for d in optimizer.decays] == [d.value for d in again.decays]
     assert optimizer.friction.late == again.friction.late != 0.1
 
