@@ -18,7 +18,7 @@ from dha.config import LEARNED
 from dha.data import Preprocessing, load_source, measure, split
 from dha.engine import make_fabric
 from dha.hyperparameter_learning import BACKBONE, CLIP
-from dha.hyperparameters import cosine, cosine_schedule, smoothing_direction
+from dha.hyperparameters import cosine, linear_schedule, smoothing_direction
 from dha.hyperparameters.learned_optimizer import DECAYS
 from dha.joint import RARELY, JointTraining
 from dha.prepare import prepare, resolve
@@ -111,7 +111,7 @@ def test_learning_rate_moves_by_the_cosine_at_the_new_weights(splits, small):
     gradient = torch.autograd.grad(loss, list(network.parameters()))
     update = [old - new.detach() for old, new in zip(before, joint.plain.parameters(), strict=True)]
     # After two hundredths of the run, and so in full.
-    moves = 0.3 * cosine_schedule(0.02, 0.0)
+    moves = 0.3 * linear_schedule(0.02, 0.0)
     expected = rate * torch.exp(moves * (cosine(gradient, update) + 0.1))
     assert abs(expected - rate) > 1e-5
     torch.testing.assert_close(joint.hyper.peaks[0].value, expected, rtol=1e-4, atol=0)
@@ -296,7 +296,7 @@ def test_backbone_and_head_move_by_their_own_cosines(splits):
     )
     way = [old - new.detach() for old, new in zip(past, network.parameters(), strict=True)]
     starts, parts = (0.05 * BACKBONE, 0.05), (slice(0, 4), slice(4, 6))
-    rate, covered = 0.3 * cosine_schedule(0.2, 0.0), 1 - math.exp(-0.2 / 0.5)
+    rate, covered = 0.3 * linear_schedule(0.2, 0.0), 1 - math.exp(-0.2 / 0.5)
     signs = set()
     for peak, decay, start, part in zip(joint.hyper.peaks, joint.hyper.decays, starts, parts, strict=True):
         for scalar, begin, direction, far in (

@@ -17,7 +17,7 @@ from dha.hyperparameters import (
     LearnedScalar,
     LearnedSGD,
     cosine,
-    cosine_schedule,
+    linear_schedule,
     smoothed_cross_entropy,
     smoothing_direction,
 )
@@ -99,7 +99,7 @@ class HyperparameterLearning:
         All steps are too short then, by the schedule and not by the peak.
         """
         warmup = self.settings.warmup
-        return self.settings.rate * cosine_schedule(progress, warmup) if progress >= warmup else 0.0
+        return self.settings.rate * linear_schedule(progress, warmup) if progress >= warmup else 0.0
 
     def learn_smoothing(
         self, logits: Tensor, labels: Tensor, weights: Sequence[Tensor], held_out: Sequence[Tensor], progress: float

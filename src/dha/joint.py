@@ -16,7 +16,7 @@ from dha.config import Config
 from dha.data import Preprocessing
 from dha.engine import WeightAverage, check_agreed
 from dha.hyperparameter_learning import HyperparameterLearning
-from dha.hyperparameters import cosine_schedule, norm
+from dha.hyperparameters import linear_schedule, norm
 from dha.passes import Passes, per_image
 from dha.policy_learning import PolicyLearning, Probe
 from dha.resizing import pixels
@@ -144,7 +144,7 @@ class JointTraining:
         active = self.optimizer.active()
         if due and hyper.learned:
             self.optimizer.look(progress)
-        self.schedule.fill_(cosine_schedule(progress, self.config.hyperparameters.warmup))
+        self.schedule.fill_(linear_schedule(progress, self.config.hyperparameters.warmup))
         if self.optimizer.recordable:
             self.passes.graphs(self._move, sound)
         else:

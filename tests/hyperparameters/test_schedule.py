@@ -4,20 +4,21 @@ from itertools import pairwise
 import pytest
 import torch
 
-from dha.hyperparameters import LateScalar, LearnedScalar, cosine_schedule
+from dha.hyperparameters import LateScalar, LearnedScalar, linear_schedule
 from dha.hyperparameters.schedule import LARGEST, NEAR
 
 
 def test_schedule_warms_up_peaks_and_ends_at_zero():
-    values = [cosine_schedule(p / 1000, warmup=0.1) for p in range(1001)]
+    values = [linear_schedule(p / 1000, warmup=0.1) for p in range(1001)]
     assert values[0] > 0
     assert values.index(max(values)) == 100
     assert max(values) == 1
     assert values[-1] == pytest.approx(0, abs=1e-12)
     assert all(a <= b for a, b in pairwise(values[:101]))
     assert all(a >= b for a, b in pairwise(values[100:]))
+    assert values[325] == pytest.approx(0.75)
     assert values[550] == pytest.approx(0.5)
-    assert cosine_schedule(0.0, warmup=0.0) == 1
+    assert linear_schedule(0.0, warmup=0.0) == 1
 
 
 def test_learned_scalar_moves_in_log_space_within_its_box():

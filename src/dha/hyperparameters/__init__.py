@@ -14,7 +14,7 @@ from dha.hyperparameters.hypergradients import (
     weight_decay_gradient,
 )
 from dha.hyperparameters.learned_optimizer import ONE_STEP, LearnedAdamW, LearnedOptimizer, LearnedSGD
-from dha.hyperparameters.schedule import LateScalar, LearnedScalar, cosine_schedule
+from dha.hyperparameters.schedule import LateScalar, LearnedScalar, linear_schedule
 
 __all__ = [
     "ONE_STEP",
@@ -26,10 +26,10 @@ __all__ = [
     "adamw_momentum_gradient",
     "adamw_update",
     "cosine",
-    "cosine_schedule",
     "dot",
     "drop_path_direction",
     "learning_rate_gradient",
+    "linear_schedule",
     "momentum_gradient",
     "norm",
     "smoothed_cross_entropy",
