@@ -100,7 +100,7 @@ def learned(splits, small, tmp_path, rule, steps, seen):
 
 
 PLANTED = pytest.mark.parametrize(
-    ("rule", "steps"), [("generalisation", 30), ("generalisation", 52), ("validation", 30)]
+    ("rule", "steps"), [("generalisation", 30), ("generalisation", 40), ("validation", 30)]
 )
 
 
