@@ -142,8 +142,9 @@ def run(
         network = best_by_validation(joint, batches, splits, config)
         if position.mirrored is None:
             position.mirrored = mirroring(network, joint, splits, config, image_size)
-        model = TrainedModel(network, splits.classes, preprocessing, genotype_of(network, config.network))
-        model.mirrored, accuracy = position.mirrored, None
+        genotype = genotype_of(network, config.network)
+        model = TrainedModel(network, splits.classes, preprocessing, genotype, mirrored=position.mirrored)
+        accuracy = None
         if splits.test is not None:
             settings = preprocessing, config.images_per_step(), fabric.device
             _, accuracy = evaluate(network, splits.test, *settings, mirrored=model.mirrored)

@@ -42,10 +42,10 @@ class LearnedOptimizer(ABC):
     whatever the optimiser makes of a gradient, as long as its step is in proportion to the learning rate. A look back
     that is still short speaks for shorter steps and less decay than a long one; so what it says for more counts in
     full, and what it says for less as far as it covers its horizon. What is left of being short-sighted is small and
-    of one sign for long, and would add up in a run of many steps. So a start is believed in, as in a prior that lets go
-    of what is far from it: ``TRUST`` times ``LearnedScalar.distance`` is taken off either cosine, which draws a rate
-    back from above and from below, and a decay from below alone. A momentum is learned, where it is, at a constant
-    length of the steps: more of it puts older gradients in the place of the newest,
+    of one sign for long, and would add up in a run of many steps. So a start is believed in, as in a prior that lets
+    go of what is far from it: ``TRUST`` times ``LearnedScalar.distance`` is taken off either cosine over a horizon,
+    which draws a rate back from above and from below, and a decay from below alone. A momentum is learned, where it
+    is, at a constant length of the steps: more of it puts older gradients in the place of the newest,
 
         log (1 - momentum) -= rate cos(g_v, average gradient - newest gradient),
 
