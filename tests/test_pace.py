@@ -72,6 +72,6 @@ def test_choices_are_timed_as_shares_of_a_step(monkeypatch):
     preprocessing = Preprocessing(16, 3, (0.5,) * 3, (0.2,) * 3)
     config, fabric = Config(batch_size=8, precision="32"), make_fabric("cpu", "32", 16)
     seconds, rest = seconds_by_choice(network, config, preprocessing, fabric)
-    # The reference: skip (7 s), pair_3x3 (1 s), single_5x5 (5 s), and 5 s for the rest, in a step of half a second.
+    # The reference: pair_3x3 (1 s), skip (7 s), single_5x5 (5 s), and 5 s for the rest, in a step of half a second.
     assert rest == pytest.approx(0.5 * 5 / 18)
     assert float(seconds[1][0, 6]) == pytest.approx(0.5 * 7 / 18)

@@ -78,7 +78,7 @@ def test_a_derived_network_trains_on_without_the_search_network(space):
 @pytest.mark.parametrize(
     ("space", "reference"),
     [
-        ("residual", ["skip", "pair_3x3", "pair_3x3", "pair_3x3", "single_5x5", "pair_3x3"]),
+        ("residual", ["pair_3x3", "pair_3x3", "skip", "pair_3x3", "single_5x5", "pair_3x3"]),
         ("mobile", ["k3_e3"] * 11),
     ],
 )
