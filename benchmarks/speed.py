@@ -10,7 +10,8 @@ a CPU the clock is that of the process, which stands still while other programs 
 - `plain`: the derived network, nothing learned beside its weights; and what torch does by itself with the same network:
   `torch, float32`, `torch, channels-last` and `torch, channels-last, bfloat16`, with `--compile` also that, compiled;
 - `architecture`, `augmentation`, `hyperparameters`: one of them learned, while the search goes on; `all` three;
-  `all, found`: after the search; `all, settled`: after everything that is learned has settled;
+  `all, found`: after the search; `all, settled`: after everything that is learned has settled; `every 48th`: looking at
+  validation images half as often, as runs of some 10,000 steps do;
 - the parts alone: augmenting a batch by the policy that a run begins with, drawing a batch, recovering all codes.
 
 `memory` is the most that a process that does nothing else has held (on CUDA: what of the device its tensors have), "of
@@ -32,7 +33,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -69,14 +70,27 @@ TASKS = {
     "cells": Task("cells", 32, 64, 16, 8, 20),
     "mobile": Task("mobile", 224, 16, 32, 4, 224),
 }
+
+
+class Joint(NamedTuple):
+    """A row of joint steps: the parts that are learned, if the search is over, if all has settled, `every`."""
+
+    learn: str
+    found: bool = False
+    settled: bool = False
+    every: int = Config().every
+
+
 JOINT = {
-    "plain": ("none", False, False),
-    "architecture": ("architecture", False, False),
-    "augmentation": ("augmentation", False, False),
-    "hyperparameters": ("hyperparameters", False, False),
-    "all": (ALL, False, False),
-    "all, found": (ALL, True, False),
-    "all, settled": (ALL, True, True),
+    "plain": Joint("none"),
+    "architecture": Joint("architecture"),
+    "augmentation": Joint("augmentation"),
+    "hyperparameters": Joint("hyperparameters"),
+    "all": Joint(ALL),
+    "all, every 48th": Joint(ALL, every=48),
+    "all, found": Joint(ALL, found=True),
+    "all, found, every 48th": Joint(ALL, found=True, every=48),
+    "all, settled": Joint(ALL, found=True, settled=True),
 }
 TORCH = {
     "torch, float32": (torch.contiguous_format, False, False),
@@ -95,13 +109,14 @@ def images(task: Task, number: int) -> LabelledImages:
 def joint_training(name: str, row: str, device: str) -> tuple[Batches, JointTraining]:
     """Return the batches and the joint training of a row."""
     task = TASKS[name]
-    learn, found, settled = JOINT[row]
+    learn, found, settled, every = JOINT[row]
     size = ArchitectureConfig(width=task.width, depth=task.depth, resolution=task.resolution)
     config = Config(
         space=task.space,  # pyright: ignore[reportArgumentType]
         learn=learn,
         epochs=1,
         batch_size=task.batch,
+        every=every,
         progressive_resizing=False,
         architecture=size,
         device=device,  # pyright: ignore[reportArgumentType]
@@ -185,8 +200,8 @@ def part_blocks(name: str, device: str) -> dict[str, Callable[[], int]]:
 
 def block_length(row: str) -> int:
     """Return the steps after which everything that a row learns has been learned once, at least a few."""
-    learn, _, settled = JOINT.get(row, JOINT["plain"])
-    return Config().every if not settled and ("hyperparameters" in learn or "augmentation" in learn) else 4
+    learn, _, settled, every = JOINT.get(row, JOINT["plain"])
+    return every if not settled and ("hyperparameters" in learn or "augmentation" in learn) else 4
 
 
 def timed(block: Callable[[], int], device: str) -> float:
