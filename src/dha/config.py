@@ -130,7 +130,7 @@ class HyperparametersConfig(Section):
             0 looks at the last step alone.
         rate: how far the logarithm of a learning rate moves per update at full agreement of the gradients over a
             horizon; a weight decay moves three times as far, and what is judged by the last step alone a tenth as far;
-            follows the schedule after its warm-up. Either is drawn back to its start, a decay from below alone.
+            follows the schedule after its warm-up. Both are drawn back to their starts, a decay from below alone.
         resting_cosine: cosine between the validation gradient and the way that the weights have come at which the
             learning rate stays where it is, and of that between it and the weights at which their decay does.
     """
