@@ -313,7 +313,7 @@ def test_backbone_and_head_move_by_their_own_cosines(splits):
 
 @pytest.mark.parametrize(
     ("steps", "progress", "every"),
-    [(0, 0.0, 24), (480, 0.1, 24), (480, 0.05, 48), (480, 0.01, 240), (5, 0.9, 24)],
+    [(0, 0.0, 24), (96, 0.1, 24), (96, 0.05, 48), (96, 0.01, 240), (5, 0.9, 24)],
 )
 def test_long_runs_look_at_validation_images_more_rarely(splits, small, steps, progress, every):
     _, joint = joint_training(splits, small())

@@ -25,7 +25,7 @@ from dha.skipping import WATCHED, SkippedSteps
 RARELY = 10
 """Where a policy is probed no more often than once in so many steps, these train on untouched images: a pass less."""
 
-LOOKS = 200
+LOOKS = 40
 """Looks at validation images in a run that are enough: in longer ones policy and hyper-parameters learn more rarely."""
 
 

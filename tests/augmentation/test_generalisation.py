@@ -5,13 +5,13 @@ from dha.augmentation import AugmentationPolicy, GeneralisationRule
 from dha.augmentation.generalisation import LEAST_HARM
 from dha.errors import DhaError
 
-NAMES = ("identity", "invert", "horizontal_flip", "rotate")
+NAMES = ("identity", "invert", "posterize", "rotate")
 
 
-def learned(train, validation, losses=(0.2, 1.0), probes=40, noise=0.3, **settings):
+def learned(train, validation, losses=(0.2, 1.0), probes=40, noise=0.3, names=NAMES, **settings):
     """Run the rule on losses that the operations change by given means, and return it."""
     generator = torch.Generator().manual_seed(0)
-    policy = AugmentationPolicy(NAMES, settings.pop("structure", "slots"), 0.5)
+    policy = AugmentationPolicy(names, settings.pop("structure", "slots"), 0.5)
     rule = GeneralisationRule(policy, **{"temperature": 0.1, **settings})
     for index in range(probes):
         draws = rule.probe(64, generator), rule.probe(48, generator)
@@ -93,6 +93,19 @@ def test_what_is_uncertain_is_not_preferred():
     unsure = learned([0.0, 0.0, 0.3, 0.0], [0.0, 0.0, 0.0, 0.0], noise=10.0)
     assert sure.policy.operation_probabilities()[0, 2] > 0.75
     assert unsure.policy.operation_probabilities()[0, 2] < 0.3
+
+
+def test_flips_and_crops_are_preferred_until_they_are_known_to_harm():
+    names = ("identity", "horizontal_flip", "crop", "rotate")
+    # Known to be worth nothing, and to do no harm.
+    alike = learned([0.0] * 4, [0.0] * 4, noise=0.0, names=names).policy.operation_probabilities()[0]
+    assert float(alike[1] / alike[3]) == pytest.approx(8, rel=0.2)
+    assert float(alike[2] / alike[3]) == pytest.approx(16, rel=0.2)
+    # As hard on unseen images as on others: what mirrored letters are.
+    harmful = learned([0.0, 0.9, 0.0, 0.2], [0.0, 0.9, 0.9, 0.0], names=names).policy.operation_probabilities()[0]
+    assert harmful[1] < 0.05
+    assert harmful[2] < 0.05
+    assert harmful[3] > 0.6
 
 
 @pytest.mark.parametrize("sign", [1, -1])

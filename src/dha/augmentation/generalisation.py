@@ -14,7 +14,8 @@ an image with probability
     strength = min(1, (1 - L_train / L_val) / full_gap),
 
 both losses on untouched images, and then draws from the softmax of worth / temperature over all intensities of all
-operations, among them leaving the image alone, which is worth 0. The standard error of the worth is added to the
+operations, among them leaving the image alone, which is worth 0, each weighed by the operation's ``prior``: mirroring
+and cropping are drawn before others as far as they are worth as much. The standard error of the worth is added to the
 temperature, so that what is uncertain is not preferred. So a network that does not overfit sees its images as they are,
 and one that begins to sees more and more of the operations that unseen images bear. Where the gap is larger than
 full_gap all the same, harm weighs less, in proportion to full_gap / gap and down to ``LEAST_HARM``: what augmenting
@@ -33,7 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dha.augmentation.operations import signed
+from dha.augmentation.operations import priors, signed
 from dha.augmentation.policy import AugmentationPolicy, Draws
 from dha.augmentation.strength import STEEPEST, intensity, log_mean_exp
 from dha.errors import DhaError
@@ -79,6 +80,7 @@ class GeneralisationRule:
         self.full_gap = full_gap
         self.start, self.start_tilts = policy.operation_probabilities(), policy.tilts.clone()
         self.signed = signed(policy.operations)
+        self.priors = priors(policy.operations)
         self.identity = torch.tensor([name == "identity" for name in policy.operations])
         # Per part and operation, sums over probes: 1, v, v^2, d, v d, d^2, of v the intensity - 1/2, d the difference.
         self.sums = torch.zeros(2, 6, len(policy.operations))
@@ -175,7 +177,7 @@ class GeneralisationRule:
         """Return the probabilities of both slots, (2, K): the start, mixed with what is wanted as probes come in."""
         worth, _, error = self.lines()
         logits = (worth / (self.temperature + error)).clamp(-20, 20).masked_fill(self.identity, 0.0)
-        logits += log_mean_exp(self._wanted_tilts())
+        logits += log_mean_exp(self._wanted_tilts()) + self.priors.log()
         wanted = self.strength * logits.softmax(0) + (1 - self.strength) * self.identity
         share = self._share()
         return (share * wanted + (1 - share) * self.start).clamp_min(1e-9)

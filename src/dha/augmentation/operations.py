@@ -21,6 +21,7 @@ class Operation:
         low, high: the range of the magnitude, in the unit the function states.
         signed: whether the magnitude is as likely to be negative.
         kind: what tells operations with one function apart, which so run in one call.
+        prior: weight among operations that are worth the same, for the generalisation rule.
     """
 
     function: Callable[..., None]
@@ -28,6 +29,7 @@ class Operation:
     high: float = 0.0
     signed: bool = False
     kind: tuple[float, ...] = ()
+    prior: float = 1.0
 
     def magnitude(self, strength: Tensor) -> Tensor:
         """Map uniform numbers in [0, 1) to uniform magnitudes: low to high, or for a signed operation both signs."""
@@ -44,7 +46,8 @@ class Operation:
         return self.apply(images, self.magnitude(uniforms[:, 0]), uniforms[:, 1:])
 
 
-# Ranges as in AutoAugment (Cubuk et al., CVPR 2019) and RandAugment (Cubuk et al., 2020).
+# Ranges as in AutoAugment (Cubuk et al., CVPR 2019) and RandAugment (Cubuk et al., 2020). The priors are what is known
+# of photographs before any run: recipes for them mirror and crop, and do anything else to fewer images, if at all.
 OPERATIONS: dict[str, Operation] = {
     "identity": Operation(intensity.identity),
     "auto_contrast": Operation(intensity.auto_contrast),
@@ -62,11 +65,16 @@ OPERATIONS: dict[str, Operation] = {
     "translate_x": Operation(geometry.take, high=0.3, signed=True, kind=geometry.TRANSLATION_X),
     "translate_y": Operation(geometry.take, high=0.3, signed=True, kind=geometry.TRANSLATION_Y),
     "cutout": Operation(geometry.cutout, high=0.5),
-    "horizontal_flip": Operation(geometry.horizontal_flip),
-    "crop": Operation(geometry.take, low=0.125, high=0.125, kind=geometry.CROP),
+    "horizontal_flip": Operation(geometry.horizontal_flip, prior=8.0),
+    "crop": Operation(geometry.take, low=0.125, high=0.125, kind=geometry.CROP, prior=16.0),
 }
 
 
 def signed(names: Sequence[str]) -> Tensor:
     """Return which of some operations have magnitudes of both signs, bool (K,)."""
     return torch.tensor([OPERATIONS[name].signed for name in names])
+
+
+def priors(names: Sequence[str]) -> Tensor:
+    """Return the priors of some operations, float32 (K,)."""
+    return torch.tensor([OPERATIONS[name].prior for name in names])
