@@ -101,7 +101,7 @@ class AugmentationConfig(Section):
     temperature: float = 0.3
     harm: float = 2.0
     full_gap: float = 0.2
-    until: float = 0.9
+    until: float = 0.96
     structure: Literal["slots", "pairs"] = "slots"
     identity: float = 0.5
     start: str | None = None
@@ -184,9 +184,9 @@ class Config:
         mirrored: whether the model predicts from an image and its mirror image, which takes twice as long; when not
             given, if validation images are predicted better so, and those of no class worse.
         batch_size: images per step; when not given 128, or 64 with fewer than 2,000 training images.
-        every: policy and hyper-parameters learn from one validation batch every this many steps, and more rarely in a
-            run in which that is more than 200 times; from 10 on these steps train on images that are not augmented, if
-            the policy follows the gap.
+        every: policy and hyper-parameters learn from one validation batch every this many steps at first, and more
+            rarely as steps add up; from 10 on these steps train on images that are not augmented, if the policy follows
+            the gap.
         validation_fraction: share of the training images held out to learn policy and hyper-parameters, where the
             source has none.
         settle: share of the run after which policy and hyper-parameters stay as they are, and validation images that

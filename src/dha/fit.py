@@ -195,7 +195,7 @@ def train(
                 # Now, because the validation images are still unseen.
                 position.mirrored = mirroring(joint.plain, joint, splits, config, joint.batching.side(progress))
                 joint.settle()
-            joint.space_looks(progress)
+            joint.space_looks()
             position.totals = torch.zeros(3, device=joint.fabric.device)
             position.changes = [0.0] * position.nodes
         joint.network.train()

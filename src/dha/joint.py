@@ -25,8 +25,8 @@ from dha.skipping import WATCHED, SkippedSteps
 RARELY = 10
 """Where a policy is probed no more often than once in so many steps, these train on untouched images: a pass less."""
 
-LOOKS = 40
-"""Looks at validation images in a run that are enough: in longer ones policy and hyper-parameters learn more rarely."""
+LOOKS = 15
+"""Looks at validation images in as many steps as have been made: most is learned early, and late looks see the same."""
 
 
 class JointTraining:
@@ -260,14 +260,9 @@ class JointTraining:
         """Return whether all weights are finite; waits for the device."""
         return bool(norm(self.weights).isfinite())
 
-    def space_looks(self, progress: float) -> None:
-        """Look at validation images every ``config.every`` steps, or more rarely in a run of many steps.
-
-        Args:
-            progress: share of the run that is over, in [0, 1], which tells how many steps there will be.
-        """
-        steps = self.steps / progress if progress > 0 else 0.0
-        self.every = self.config.every * max(1, round(steps / (LOOKS * self.config.every)))
+    def space_looks(self) -> None:
+        """Look at validation images every ``config.every`` steps, and more rarely, by multiples, as steps add up."""
+        self.every = self.config.every * max(1, round(self.steps / (LOOKS * self.config.every)))
 
     def settle(self) -> None:
         """Keep policy and hyper-parameters as they are from now on: validation images are looked at no more."""
