@@ -21,7 +21,7 @@ class Operation:
         low, high: the range of the magnitude, in the unit the function states.
         signed: whether the magnitude is as likely to be negative.
         kind: what tells operations with one function apart, which so run in one call.
-        prior: weight among operations that are worth the same, for the generalisation rule.
+        prior: weight among operations that are worth the same, > 0, for the generalisation rule.
     """
 
     function: Callable[..., None]
