@@ -11,7 +11,7 @@ a CPU the clock is that of the process, which stands still while other programs 
   `torch, float32`, `torch, channels-last` and `torch, channels-last, bfloat16`, with `--compile` also that, compiled;
 - `architecture`, `augmentation`, `hyperparameters`: one of them learned, while the search goes on; `all` three;
   `all, found`: after the search; `all, settled`: after everything that is learned has settled; `every 48th`: looking at
-  validation images half as often, as runs of 7,200 steps and more do;
+  validation images half as often, as runs do from about step 540 on;
 - the parts alone: augmenting a batch by the policy that a run begins with, drawing a batch, recovering all codes.
 
 `memory` is the most that a process that does nothing else has held (on CUDA: what of the device its tensors have), "of

@@ -14,6 +14,7 @@ from dha.data import load_source
 from dha.display import summary
 from dha.engine import Checkpoints
 from dha.fit import run
+from dha.joint import LOOKS, JointTraining
 from dha.model import TrainedModel, labelled_images
 
 
@@ -317,3 +318,15 @@ def test_a_state_that_takes_long_to_keep_is_written_when_it_is_due(tmp_path, sma
     run("digits", config=small(epochs=3), out=tmp_path / "run")
     assert written[:1] == ([] if seconds else [1]), "nothing was due so soon"
     assert written[-1:] == ([] if seconds else [3])
+
+
+def test_looks_become_rarer_in_a_run(small, monkeypatch):
+    looks, learn = [], JointTraining._learn
+    monkeypatch.setattr(
+        JointTraining, "_learn", lambda joint, *given: looks.append(joint.steps) or learn(joint, *given)
+    )
+    run("digits", config=small(epochs=5, batch_size=32, every=2, space="residual", learn="hyperparameters"))
+    apart = np.diff(looks)
+    assert apart[0] == 2
+    assert apart[-1] > 2
+    assert apart[-1] >= looks[-1] / LOOKS / 2

@@ -26,7 +26,7 @@ RARELY = 10
 """Where a policy is probed no more often than once in so many steps, these train on untouched images: a pass less."""
 
 LOOKS = 15
-"""Looks at validation images in as many steps as have been made: most is learned early, and late looks see the same."""
+"""One look at validation images for each share 1 / LOOKS of the steps made so far, at most: most is learned early."""
 
 
 class JointTraining:
