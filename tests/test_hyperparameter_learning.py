@@ -5,7 +5,7 @@ from torch import nn
 from dha import Config, HyperparametersConfig
 from dha.engine import make_fabric
 from dha.hyperparameter_learning import BACKBONE, BOXES, HyperparameterLearning
-from dha.hyperparameters import LearnedAdamW, LearnedSGD
+from dha.hyperparameters import LearnedAdamW, LearnedMuon, LearnedSGD
 
 
 def learning(split=False, learn="hyperparameters", **settings):
@@ -22,18 +22,18 @@ def test_nothing_moves_in_the_warm_up_and_then_as_the_schedule_falls():
     assert learning(rate=4.0, warmup=0.0).rate(0.0) == pytest.approx(4.0)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", LearnedSGD), ("adamw", LearnedAdamW)])
+@pytest.mark.parametrize("name", ["auto", "sgd", "muon", "adamw"])
 @pytest.mark.parametrize("split", [False, True])
-def test_each_group_starts_with_values_of_its_own(name, kind, split):
+def test_each_group_starts_with_values_of_its_own(name, split):
     hyper = learning(split, optimizer=name)
     rate, decay = hyper.settings.starts()
     starts = [BACKBONE * rate, rate] if split else [rate]
     assert [peak.value.item() for peak in hyper.peaks] == pytest.approx(starts)
     assert [value.value.item() for value in hyper.decays] == pytest.approx([decay] * len(starts))
-    assert [(peak.low, peak.high) for peak in hyper.peaks] == [BOXES[name][0]] * len(starts)
+    assert [(peak.low, peak.high) for peak in hyper.peaks] == [BOXES[hyper.kind][0]] * len(starts)
     groups = [[nn.Parameter(torch.ones(2))] for _ in starts]
     optimizer = hyper.optimizer(groups)
-    assert isinstance(optimizer, kind)
+    assert type(optimizer) is {"sgd": LearnedSGD, "adamw": LearnedAdamW}.get(name, LearnedMuon)
     assert optimizer.peaks == hyper.peaks
     assert optimizer.decays == hyper.decays
 

@@ -113,15 +113,16 @@ class HyperparametersConfig(Section):
     """Optimiser settings of the network weights: where they start, and how fast those that are learned may move.
 
     Args:
-        optimizer: "sgd" (with Nesterov momentum) or "adamw".
+        optimizer: "sgd" (with Nesterov momentum), "muon" (the same, with orthogonal steps of convolutions), "adamw", or
+            "auto": Muon, and SGD for a network that was brought.
         learn: which of learning_rate, weight_decay, momentum, label_smoothing and drop_path are learned, separated by
             commas.
         learning_rate: peak of the schedule at the start; of a network that was brought, the peak of its head, which is
             the last layer with an output per class: its other weights start at 0.15 times that, and learn their own.
-            When not given 0.2 (sgd) or 0.002 (adamw).
-        weight_decay: at the start, L2 coefficient (sgd) or decoupled from the gradient (adamw); when not given 5e-4
-            (sgd) or 0.05 (adamw).
-        momentum: of SGD; the first beta of AdamW.
+            When not given 0.2, or 0.002 (adamw).
+        weight_decay: at the start, L2 coefficient, or decoupled from the gradient (adamw, and what Muon makes
+            orthogonal); when not given 5e-4, or 0.05 (adamw).
+        momentum: of SGD and Muon; the first beta of AdamW.
         label_smoothing: share of each label that is spread over all classes, in the training loss.
         drop_path: probability that a block which adds to its input leaves out what it would add, in training, for each
             image on its own (residual and mobile space, and any ``DropPath`` in a network that was brought).
@@ -135,7 +136,7 @@ class HyperparametersConfig(Section):
             learning rate stays where it is, and of that between it and the weights at which their decay does.
     """
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["auto", "sgd", "muon", "adamw"] = "auto"
     learn: str | Sequence[str] = "learning_rate,weight_decay"
     learning_rate: float | None = None
     weight_decay: float | None = None
@@ -153,7 +154,7 @@ class HyperparametersConfig(Section):
 
     def starts(self) -> tuple[float, float]:
         """Return learning rate and weight decay at the start: those given, or what suits the optimiser."""
-        rate, decay = {"sgd": (0.2, 5e-4), "adamw": (0.002, 0.05)}[self.optimizer]
+        rate, decay = (0.002, 0.05) if self.optimizer == "adamw" else (0.2, 5e-4)
         return (
             rate if self.learning_rate is None else self.learning_rate,
             decay if self.weight_decay is None else self.weight_decay,
@@ -250,6 +251,14 @@ def config_dict(config: Config) -> dict[str, Any]:
     if config.network is not None and not isinstance(config.network, str):
         values["network"] = f"<{type(config.network).__name__}>"
     return {k: asdict(v) if isinstance(v, Section) else v for k, v in values.items()}
+
+
+def optimizer_of(config: Config) -> Literal["sgd", "muon", "adamw"]:
+    """Return the optimiser of a run: what the settings name, or what suits the network."""
+    named = config.hyperparameters.optimizer
+    if named != "auto":
+        return named
+    return "muon" if config.network is None else "sgd"
 
 
 def learned_parts(learn: str | Sequence[str], parts: Sequence[str] = PARTS, name: str = "learn") -> tuple[str, ...]:

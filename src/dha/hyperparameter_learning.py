@@ -3,16 +3,18 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
 from dha.architecture import DropPath
-from dha.config import Config, learned_parts
-from dha.engine import averaged
+from dha.config import Config, learned_parts, optimizer_of
+from dha.engine import averaged, precision_of
 from dha.hyperparameters import (
     ONE_STEP,
     LateScalar,
     LearnedAdamW,
+    LearnedMuon,
     LearnedOptimizer,
     LearnedScalar,
     LearnedSGD,
@@ -30,7 +32,11 @@ A peak of .03, where that of the head is .2: weights that were trained before ar
 suits them has been learned.
 """
 
-BOXES = {"sgd": ((1e-4, 1.0), (1e-6, 1e-2)), "adamw": ((1e-6, 0.1), (1e-4, 1.0))}
+BOXES = {
+    "sgd": ((1e-4, 1.0), (1e-6, 1e-2)),
+    "muon": ((1e-4, 1.0), (1e-6, 1e-2)),
+    "adamw": ((1e-6, 0.1), (1e-4, 1.0)),
+}
 """Lowest and highest learning rate, and weight decay, that may be learned."""
 
 FRICTIONS, SMOOTHINGS = (0.01, 0.5), (1e-3, 0.3)
@@ -49,6 +55,7 @@ class HyperparameterLearning:
         split: whether the head has a learning rate and a weight decay of its own.
 
     Attributes:
+        kind: of optimiser.
         learned: names of those that are learned, in their canonical order.
         peaks: the peaks of the learning rate: of all weights, or of the others and of the head.
         decays: the weight decays, likewise.
@@ -62,7 +69,8 @@ class HyperparameterLearning:
         self.settings, self.fabric, self.given = settings, fabric, config.network is not None
         self.learned = settings.learned() if "hyperparameters" in learned_parts(config.learn) else ()
         rate, decay = settings.starts()
-        rates, decays = BOXES[settings.optimizer]
+        self.kind = optimizer_of(config)
+        rates, decays = BOXES[self.kind]
         starts = [BACKBONE * rate, rate] if split else [rate]
         self.peaks = [LearnedScalar(start, *rates, fabric.device) for start in starts]
         # What is not learned is held by a box without room; learning rates need theirs, to be slowed down.
@@ -74,8 +82,8 @@ class HyperparameterLearning:
 
     def optimizer(self, groups: Sequence[Sequence[Tensor]]) -> LearnedOptimizer:
         """Return an optimiser of all weights, or of the others and of the head, that uses what is learned here."""
-        settings = self.settings
-        return (LearnedAdamW if settings.optimizer == "adamw" else LearnedSGD)(
+        settings, kinds = self.settings, {"sgd": LearnedSGD, "muon": LearnedMuon, "adamw": LearnedAdamW}
+        optimizer = kinds[self.kind](
             groups,
             self.peaks,
             self.decays,
@@ -85,6 +93,9 @@ class HyperparameterLearning:
             resting_cosine=settings.resting_cosine,
             clip=CLIP if self.given else None,
         )
+        if isinstance(optimizer, LearnedMuon) and precision_of(self.fabric) == "bf16":
+            optimizer.dtype = torch.bfloat16
+        return optimizer
 
     def learn_rates(
         self, optimizer: LearnedOptimizer, weights: Sequence[Tensor], held_out: Sequence[Tensor], progress: float

@@ -22,7 +22,7 @@ from dha.architecture import (
 )
 from dha.augmentation import OPERATIONS, AugmentationPolicy
 from dha.automatic import HEAVY_PASSES, SEARCHED_PASSES, SHARE, affordable, choose_size, fastest, open_precisions
-from dha.config import PARTS, Config, learned_parts, parse_budget
+from dha.config import PARTS, Config, learned_parts, optimizer_of, parse_budget
 from dha.data import Batches, LabelledImages, Preprocessing, Splits, on_device, sequential
 from dha.engine import set_precision
 from dha.errors import DhaError
@@ -60,6 +60,7 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
     if config.budget is None and config.epochs is None:
         resolved.budget = min(1200.0, max(30.0, 0.04 * len(splits.train)))
     hyperparameters = resolved.hyperparameters
+    hyperparameters.optimizer = optimizer_of(config)
     hyperparameters.learning_rate, hyperparameters.weight_decay = hyperparameters.starts()
     hyperparameters.learn = ",".join(hyperparameters.learned()) or "none"
     images, classes, precisions = len(splits.train), len(splits.classes), open_precisions(resolved, fabric)

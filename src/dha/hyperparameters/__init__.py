@@ -13,6 +13,7 @@ from dha.hyperparameters.hypergradients import (
     smoothing_direction,
     weight_decay_gradient,
 )
+from dha.hyperparameters.learned_muon import LearnedMuon, is_matrix, orthogonal
 from dha.hyperparameters.learned_optimizer import ONE_STEP, LearnedAdamW, LearnedOptimizer, LearnedSGD
 from dha.hyperparameters.schedule import LateScalar, LearnedScalar, linear_schedule
 
@@ -20,6 +21,7 @@ __all__ = [
     "ONE_STEP",
     "LateScalar",
     "LearnedAdamW",
+    "LearnedMuon",
     "LearnedOptimizer",
     "LearnedSGD",
     "LearnedScalar",
@@ -28,10 +30,12 @@ __all__ = [
     "cosine",
     "dot",
     "drop_path_direction",
+    "is_matrix",
     "learning_rate_gradient",
     "linear_schedule",
     "momentum_gradient",
     "norm",
+    "orthogonal",
     "smoothed_cross_entropy",
     "smoothing_direction",
     "weight_decay_gradient",

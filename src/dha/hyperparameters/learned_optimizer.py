@@ -100,13 +100,15 @@ class LearnedOptimizer(ABC):
         """Return the optimiser of torch, fused and without weight decay."""
 
     @abstractmethod
-    def _decay(self, weights: list[Tensor], share: Tensor, rate: Tensor, sound: Tensor | None) -> None:
+    def _before(self, weights: list[Tensor], share: Tensor, group: dict[str, Any], sound: Tensor | None) -> None:
         """Let weights of a group, which have a gradient, decay if the step is sound, or their gradients know of it.
+
+        What has no gradient afterwards has been moved, and is left alone by the optimiser of torch.
 
         Args:
             weights: of the group.
             share: its weight decay.
-            rate: its learning rate.
+            group: that of the optimiser of torch, with its learning rate and what else ``_take`` sets.
             sound: as in ``step``.
         """
 
@@ -146,7 +148,7 @@ class LearnedOptimizer(ABC):
             sound: bool, without dimensions, on the device: where it is false nothing moves. True when not given.
         """
         if self.clip is not None:
-            gradients = _gradients(self.weights)
+            gradients = gradients_of(self.weights)
             length = torch.stack(torch._foreach_norm(gradients)).norm()
             torch._foreach_mul_(gradients, (self.clip / length).clamp_max(1.0))
         momentum = self.momentum if self.friction is None else 1 - self.friction.late
@@ -155,7 +157,7 @@ class LearnedOptimizer(ABC):
             moving = [weight for weight in group["params"] if weight.grad is not None]
             if moving:
                 # Not left to the optimiser: the coefficient is learned, and lives on the device.
-                self._decay(moving, decay.value, group["lr"], sound)
+                self._before(moving, decay.value, group, sound)
         # What a gradient scaler would set: the fused step reads it on the device.
         self.optimizer.found_inf = None if sound is None else (~sound).float()  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
@@ -247,13 +249,18 @@ class LearnedSGD(LearnedOptimizer):
     def _optimizer(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
 
-    def _decay(self, weights: list[Tensor], share: Tensor, rate: Tensor, sound: Tensor | None) -> None:
-        torch._foreach_add_(_gradients(weights), torch._foreach_mul(weights, share))
+    def _before(self, weights: list[Tensor], share: Tensor, group: dict[str, Any], sound: Tensor | None) -> None:
+        torch._foreach_add_(gradients_of(weights), torch._foreach_mul(weights, share))
         # Here, because the fused step wants all of them to have one, and some join later.
-        for weight in weights:
-            state = self.optimizer.state[weight]
+        self._sums(weights)
+
+    def _sums(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the gradients of each weight have added up to, which begins as zeros."""
+        states = [self.optimizer.state[weight] for weight in weights]
+        for weight, state in zip(weights, states, strict=True):
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(weight)
+        return [state["momentum_buffer"] for state in states]
 
     def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
         # Gradients are added up, not averaged: a step grows with 1 / (1 - momentum).
@@ -261,8 +268,7 @@ class LearnedSGD(LearnedOptimizer):
 
     def _older(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
         share = 1 - self.optimizer.param_groups[0]["momentum"]
-        sums = [self.optimizer.state[weight]["momentum_buffer"] for weight in weights]
-        return torch._foreach_sub(torch._foreach_mul(sums, share), _gradients(weights))
+        return torch._foreach_sub(torch._foreach_mul(self._sums(weights), share), gradients_of(weights))
 
 
 class LearnedAdamW(LearnedOptimizer):
@@ -276,8 +282,8 @@ class LearnedAdamW(LearnedOptimizer):
     def _optimizer(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, betas=(momentum, 0.999), weight_decay=0.0, fused=True)
 
-    def _decay(self, weights: list[Tensor], share: Tensor, rate: Tensor, sound: Tensor | None) -> None:
-        share = rate * share
+    def _before(self, weights: list[Tensor], share: Tensor, group: dict[str, Any], sound: Tensor | None) -> None:
+        share = group["lr"] * share
         torch._foreach_mul_(weights, 1 - (share if sound is None else share * sound))
 
     def _take(self, group: dict[str, Any], rate: Tensor, momentum: float) -> None:
@@ -285,10 +291,11 @@ class LearnedAdamW(LearnedOptimizer):
 
     def _older(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
         states = [self.optimizer.state[weight] for weight in weights]
-        older = torch._foreach_sub([state["exp_avg"] for state in states], _gradients(weights))
+        older = torch._foreach_sub([state["exp_avg"] for state in states], gradients_of(weights))
         scales = torch._foreach_sqrt([state["exp_avg_sq"] for state in states])
         return torch._foreach_div(older, torch._foreach_add(scales, 1e-8))
 
 
-def _gradients(weights: Sequence[Tensor]) -> list[Tensor]:
+def gradients_of(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradients of those weights that have one."""
     return [weight.grad for weight in weights if weight.grad is not None]
