@@ -7,8 +7,9 @@ the time. Everything runs side by side: blocks of steps of every row take turns,
 and a block is as long as it takes for everything that the row learns now and then to be learned once. On one thread of
 a CPU the clock is that of the process, which stands still while other programs have the core. Rows:
 
-- `plain`: the derived network, nothing learned beside its weights; and what torch does by itself with the same network:
-  `torch, float32`, `torch, channels-last` and `torch, channels-last, bfloat16`, with `--compile` also that, compiled;
+- `plain`: the derived network, nothing learned beside its weights; `plain, SGD`: with SGD in place of Muon; and what
+  torch does by itself with the same network and SGD: `torch, float32`, `torch, channels-last` and `torch,
+  channels-last, bfloat16`, with `--compile` also that, compiled;
 - `architecture`, `augmentation`, `hyperparameters`: one of them learned, while the search goes on; `all` three;
   `all, found`: after the search; `all, settled`: after everything that is learned has settled; `every 48th`: looking at
   validation images half as often, as runs do from about step 540 on;
@@ -33,7 +34,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ from torch.nn import functional as F
 
 from dha.architecture import count
 from dha.augmentation import AugmentationPolicy
-from dha.config import ArchitectureConfig, Config
+from dha.config import ArchitectureConfig, Config, HyperparametersConfig
 from dha.data import Batches, LabelledImages, Preprocessing, Splits
 from dha.engine import make_fabric
 from dha.joint import JointTraining
@@ -73,16 +74,18 @@ TASKS = {
 
 
 class Joint(NamedTuple):
-    """A row of joint steps: the parts that are learned, if the search is over, if all has settled, `every`."""
+    """A row of joint steps: the parts that are learned, if the search is over, if all has settled, `every`, by what."""
 
     learn: str
     found: bool = False
     settled: bool = False
     every: int = Config().every
+    optimizer: Literal["auto", "sgd"] = "auto"
 
 
 JOINT = {
     "plain": Joint("none"),
+    "plain, SGD": Joint("none", optimizer="sgd"),
     "architecture": Joint("architecture"),
     "augmentation": Joint("augmentation"),
     "hyperparameters": Joint("hyperparameters"),
@@ -109,7 +112,7 @@ def images(task: Task, number: int) -> LabelledImages:
 def joint_training(name: str, row: str, device: str) -> tuple[Batches, JointTraining]:
     """Return the batches and the joint training of a row."""
     task = TASKS[name]
-    learn, found, settled, every = JOINT[row]
+    learn, found, settled, every, optimizer = JOINT[row]
     size = ArchitectureConfig(width=task.width, depth=task.depth, resolution=task.resolution)
     config = Config(
         space=task.space,  # pyright: ignore[reportArgumentType]
@@ -119,6 +122,7 @@ def joint_training(name: str, row: str, device: str) -> tuple[Batches, JointTrai
         every=every,
         progressive_resizing=False,
         architecture=size,
+        hyperparameters=HyperparametersConfig(optimizer=optimizer),
         device=device,  # pyright: ignore[reportArgumentType]
     )
     number = min(IMAGES, 8 * task.batch)
@@ -200,7 +204,7 @@ def part_blocks(name: str, device: str) -> dict[str, Callable[[], int]]:
 
 def block_length(row: str) -> int:
     """Return the steps after which everything that a row learns has been learned once, at least a few."""
-    learn, _, settled, every = JOINT.get(row, JOINT["plain"])
+    learn, _, settled, every, _ = JOINT.get(row, JOINT["plain"])
     return every if not settled and ("hyperparameters" in learn or "augmentation" in learn) else 4
 
 

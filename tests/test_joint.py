@@ -204,7 +204,7 @@ def test_a_network_without_branches_to_drop_is_refused(splits, small):
     assert len(joint_training(splits, brought_path)[1].passes.paths) == 1
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "muon", "adamw"])
 def test_what_is_learned_goes_on_where_it_was(splits, small, optimizer):
     settings = HyperparametersConfig(optimizer=optimizer, learn=LEARNED, warmup=0.0, drop_path=0.1)
     config = small(learn="hyperparameters", space="residual", every=2, hyperparameters=settings)
