@@ -39,7 +39,7 @@ SEARCHED_PASSES = 15.0
 """Passes that every architecture leaves time for that a search takes up, if any does."""
 
 LEARNING = 1.25
-"""Time of a step that learns everything, over that of a plain one, with a reserve."""
+"""Time of a step that learns everything, over that of a plain one with SGD, with a reserve."""
 
 SHARE = 0.03
 """Of the budget, at most spent on timing after the first rung; one that has begun is finished."""
