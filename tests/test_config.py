@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from dha import ArchitectureConfig, Config, DhaError
+from dha import ArchitectureConfig, Config, DhaError, HyperparametersConfig
 from dha.checking import check
-from dha.config import config_dict, learned_parts, parse_budget
+from dha.config import config_dict, learned_parts, optimizer_of, parse_budget
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,12 @@ def test_defaults_are_valid_and_plain_values():
     assert values["learn"] == "none"
     assert values["architecture"]["nodes"] == ArchitectureConfig().nodes
     assert set(values) == set(Config.__dataclass_fields__)
+
+
+def test_networks_that_are_brought_are_trained_by_sgd_unless_another_optimizer_is_named():
+    assert optimizer_of(Config()) == "muon"
+    assert optimizer_of(Config(network="net.py:build")) == "sgd"
+    for name in ("sgd", "muon", "adamw"):
+        for network in (None, "net.py:build"):
+            named = Config(network=network, hyperparameters=HyperparametersConfig(optimizer=name))
+            assert optimizer_of(named) == name

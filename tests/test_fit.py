@@ -30,6 +30,7 @@ def test_a_run_learns_digits_and_leaves_everything_behind(tmp_path, small):
     assert settings["image_size"] == 8
     assert settings["device"] == "cpu"
     assert settings["architecture"]["width"] == 4
+    assert settings["hyperparameters"]["optimizer"] == "muon"
     rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
     for name in ("train_loss", "learning_rate", "weight_decay", "seconds"):
