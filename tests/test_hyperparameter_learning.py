@@ -38,6 +38,14 @@ def test_each_group_starts_with_values_of_its_own(name, split):
     assert optimizer.decays == hyper.decays
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("32", torch.float32), ("bf16", torch.bfloat16)])
+def test_steps_are_made_orthogonal_in_the_precision_of_the_run(precision, dtype):
+    hyper = HyperparameterLearning(Config(), make_fabric("cpu", precision, 8), split=False)
+    optimizer = hyper.optimizer([[nn.Parameter(torch.ones(2, 2, 1, 1))]])
+    assert isinstance(optimizer, LearnedMuon)
+    assert optimizer.dtype == dtype
+
+
 @pytest.mark.parametrize("learn", ["none", "architecture,augmentation"])
 def test_what_is_not_learned_is_held_where_it_starts(learn):
     hyper = learning(learn=learn, weight_decay=0.003)

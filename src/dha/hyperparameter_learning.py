@@ -32,11 +32,8 @@ A peak of .03, where that of the head is .2: weights that were trained before ar
 suits them has been learned.
 """
 
-BOXES = {
-    "sgd": ((1e-4, 1.0), (1e-6, 1e-2)),
-    "muon": ((1e-4, 1.0), (1e-6, 1e-2)),
-    "adamw": ((1e-6, 0.1), (1e-4, 1.0)),
-}
+BOXES = {"sgd": ((1e-4, 1.0), (1e-6, 1e-2)), "adamw": ((1e-6, 0.1), (1e-4, 1.0))}
+BOXES["muon"] = BOXES["sgd"]
 """Lowest and highest learning rate, and weight decay, that may be learned."""
 
 FRICTIONS, SMOOTHINGS = (0.01, 0.5), (1e-3, 0.3)
