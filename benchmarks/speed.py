@@ -74,7 +74,7 @@ TASKS = {
 
 
 class Joint(NamedTuple):
-    """A row of joint steps: the parts that are learned, if the search is over, if all has settled, `every`, optimiser."""
+    """A row of joint steps: parts that are learned, if the search is over, if all has settled, `every`, optimiser."""
 
     learn: str
     found: bool = False
