@@ -9,7 +9,8 @@ a CPU the clock is that of the process, which stands still while other programs 
 
 - `plain`: the derived network, nothing learned beside its weights; `plain, SGD`: with SGD in place of Muon; and what
   torch does by itself with the same network and SGD: `torch, float32`, `torch, channels-last` and `torch,
-  channels-last, bfloat16`, with `--compile` also that, compiled;
+  channels-last, bfloat16`, with `--compile` also that, compiled (bfloat16 where the hardware computes
+  in it);
 - `architecture`, `augmentation`, `hyperparameters`: one of them learned, while the search goes on; `all` three;
   `all, found`: after the search; `all, settled`: after everything that is learned has settled; `every 48th`: looking at
   validation images half as often, as runs do from about step 540 on;
@@ -44,7 +45,7 @@ from dha.architecture import count
 from dha.augmentation import AugmentationPolicy
 from dha.config import ArchitectureConfig, Config, HyperparametersConfig
 from dha.data import Batches, LabelledImages, Preprocessing, Splits
-from dha.engine import make_fabric
+from dha.engine import computes_in_bf16, make_fabric
 from dha.joint import JointTraining
 from dha.prepare import prepare, resolve
 
@@ -158,6 +159,7 @@ def torch_block(name: str, row: str, device: str) -> Callable[[], int]:
     """Return what takes one block of steps of an ordinary training loop with the same network."""
     batches, joint = joint_training(name, "plain", device)
     layout, half, compiled = TORCH[row]
+    half = half and computes_in_bf16(device)
     network: nn.Module = joint.plain.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     settings: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
     optimizer = torch.optim.SGD(network.parameters(), **settings, fused=True)
@@ -264,7 +266,9 @@ def measure(name: str, device: str, blocks: int, compiled: bool) -> dict[str, An
     flops = count(plain.derived(), shape)[1]
     speed = matmul_speed(device, plain.config.precision == "bf16")
     steps = {row: joint_block(name, row, device) for row in JOINT}
-    steps |= {row: torch_block(name, row, device) for row in TORCH if compiled or "compiled" not in row}
+    # Where bfloat16 is emulated, a block of steps would take many minutes.
+    left_out = [*([] if compiled else ["compiled"]), *([] if computes_in_bf16(device) else ["bfloat16"])]
+    steps |= {row: torch_block(name, row, device) for row in TORCH if not any(word in row for word in left_out)}
     parts = part_blocks(name, device)
     seconds: dict[str, list[float]] = {row: [] for row in [*steps, *parts]}
     for number in range(blocks + 1):
