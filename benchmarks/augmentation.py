@@ -93,7 +93,7 @@ def measure(side: int, batch: int, blocks: int, device: str) -> dict[str, float]
     policy = AugmentationPolicy(identity_probability=1 / len(OPERATIONS))
     other = RandAugment(n=2, m=10)
     ways: dict[str, Callable[[], Any]] = {
-        "dha": lambda: policy(tensor.float() / 255),
+        "dha": lambda: policy(tensor),
         "Pillow": lambda: pillow(raw),
         "kornia RandAugment": lambda: other(tensor.float() / 255),
         "kornia, one by one": lambda: torch.cat([other(image[None]) for image in tensor.float() / 255]),

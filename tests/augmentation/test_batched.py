@@ -73,15 +73,25 @@ def test_a_gpu_makes_the_same_of_images(side):
         assert ((found - wanted).abs() > 1e-3).float().mean() < 1e-3
 
 
-def test_rotations_and_shears_are_one_call(photo, monkeypatch):
+def test_bytes_become_what_their_floats_do(photo):
+    names, (images, choices, uniforms) = list(OPERATIONS), drawn(photo, 2)
+    pixels = (images * 255).byte()
+    before = pixels.clone()
+    for places in (choices, torch.zeros_like(choices)):
+        found = apply_operations(names, pixels, places, uniforms)
+        assert torch.equal(found, apply_operations(names, pixels.float() / 255, places, uniforms))
+    assert torch.equal(pixels, before)
+
+
+def test_rotations_and_shears_are_one_call_and_whole_pixels_another(photo, monkeypatch):
     sizes, sample = [], F.grid_sample
 
-    def counted(images, grid, **settings):
-        sizes.append(len(images))
-        return sample(images, grid, **settings)
+    def counted(images, grid, *, mode, **settings):
+        sizes.append((mode, len(images)))
+        return sample(images, grid, mode=mode, **settings)
 
     monkeypatch.setattr(F, "grid_sample", counted)
-    names = ["shear_x", "invert", "rotate", "crop", "shear_y"]
-    choice = torch.tensor([0, 4, 1, 2, 3, 0, 4])
-    apply_operations(names, photo.expand(7, -1, -1, -1), choice[:, None], torch.rand(7, 1, 3))
-    assert sizes == [5]
+    names = ["shear_x", "invert", "rotate", "crop", "shear_y", "translate_x"]
+    choice = torch.tensor([0, 4, 1, 2, 3, 0, 4, 5])
+    apply_operations(names, photo.expand(8, -1, -1, -1), choice[:, None], torch.rand(8, 1, 3))
+    assert sizes == [("bilinear", 5), ("nearest", 2)]

@@ -143,10 +143,10 @@ def test_apply_names_a_wrong_number_of_draws(photo: Tensor) -> None:
         policy.apply(photo, policy.draw(2))
 
 
-def test_apply_names_images_that_are_not_float32() -> None:
+def test_apply_names_images_that_are_neither_bytes_nor_float32() -> None:
     policy = AugmentationPolicy()
-    with pytest.raises(DhaError, match="uint8"):
-        policy.apply(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), policy.draw(2))
+    with pytest.raises(DhaError, match=r"float64; convert them to torch\.uint8"):
+        policy.apply(torch.zeros(2, 3, 8, 8, dtype=torch.float64), policy.draw(2))
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

@@ -26,7 +26,9 @@ def test_a_lower_mean_loss_is_better(gain, better):
 
 
 def test_what_chance_explains_is_not_worth_twice_the_time():
-    lower = [float((mirrored - plain).mean()) < 0 for plain, mirrored, _ in (change(0.0, 0.5, seed=s) for s in range(40))]
+    lower = [
+        float((mirrored - plain).mean()) < 0 for plain, mirrored, _ in (change(0.0, 0.5, seed=s) for s in range(40))
+    ]
     better = [better_mirrored(*change(0.0, noise=0.5, seed=seed), classes=10) for seed in range(40)]
     assert sum(lower) > 12, "chance alone lowers the mean of many"
     assert sum(better) < 12

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dha.augmentation.intensity import identity
-from dha.augmentation.operations import OPERATIONS, signed
+from dha.augmentation.operations import OPERATIONS
 from dha.augmentation.strength import magnitudes
 from dha.engine import Graphs, side_by_side, to_device
 
@@ -27,17 +27,14 @@ class _Table(NamedTuple):
         functions: each one once, and how many numbers tell the operations that have it apart; the identity last.
         places: of the function of every operation, int64 (K,).
         idle: whether an operation leaves images alone, bool (K,).
-        low, high, signed: range of the magnitude of every operation, (K,).
-        kinds: the numbers that tell them apart, (K, the most there are), 0 beyond those that an operation has.
+        numbers: of every operation the ends of the range of its magnitude, 1 if that is signed, and what tells kinds
+            apart, 0 beyond what an operation has: float32 (K, 3 + the most there are).
     """
 
     functions: list[tuple[Callable[..., None], int]]
     places: Tensor
     idle: Tensor
-    low: Tensor
-    high: Tensor
-    signed: Tensor
-    kinds: Tensor
+    numbers: Tensor
 
     def acting(self) -> int:
         """Return how many of the functions change images."""
@@ -45,7 +42,7 @@ class _Table(NamedTuple):
 
 
 def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, uniforms: Tensor) -> Tensor:
-    """Return each image after the operations that were chosen for it, one after the other.
+    """Return each image, float32 in [0, 1], after the operations that were chosen for it, one after the other.
 
     In each slot images are sorted by function, so that each runs once on a slice; in the end they are put back in
     order. With small batches on a CUDA device every function instead runs on equally many images, be they meant for it
@@ -54,19 +51,21 @@ def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, unif
 
     Args:
         names: of operations.
-        images: float32 (n, C, H, W) in [0, 1] on any device; not modified.
+        images: uint8 (n, C, H, W), or float32 in [0, 1], on any device; not modified.
         choices: places of the operations among the names, int64 (n, slots), on the CPU.
         uniforms: what magnitudes and positions follow from, (n, slots, 3) in [0, 1), on the CPU.
     """
     table = _table(tuple(names))
-    busy = ~table.idle[choices].all(0)
-    if not busy.any():
-        return images.clone()
-    choices, uniforms = choices[:, busy], uniforms[:, busy]
+    idle = table.idle[choices].all(0)
+    if idle.all():
+        return images / 255 if images.dtype == torch.uint8 else images.clone()
+    if idle.any():
+        choices, uniforms = choices[:, ~idle], uniforms[:, ~idle]
     places, numbers = table.places[choices], _numbers(table, choices, uniforms)
     if images.numel() <= SMALL and images.is_cuda and images.device.index == torch.cuda.current_device():
         arguments = [to_device(part, images.device) for part in spread(places, numbers, table.acting())]
-        (changed,) = _graphs()(all_alike(tuple(names)), images.contiguous(), *arguments)
+        values = images / 255 if images.dtype == torch.uint8 else images
+        (changed,) = _graphs()(all_alike(tuple(names)), values.contiguous(), *arguments)
         assert changed is not None
         return changed.clone()
     where = torch.arange(len(images))  # each image lies now
@@ -78,14 +77,17 @@ def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, unif
         counts.append(places[:, slot].bincount(minlength=len(table.functions)).tolist())
     *forward, back = to_device(torch.stack([*moves, where]), images.device)
     for move, part, sizes in zip(forward, to_device(torch.stack(ordered), images.device), counts, strict=True):
-        moved = images.new_empty(images.shape)
+        moved = images.new_empty(images.shape, dtype=torch.float32)
         for (function, kinds), *group in zip(
             table.functions, moved.split(sizes), move.split(sizes), part.split(sizes), strict=True
         ):
             target, sources, arguments = group
             if len(sources):
                 # Copied right before it is changed, and so while it is in the cache.
-                torch.index_select(images, 0, sources, out=target)
+                if images.dtype == torch.uint8:
+                    torch.div(images.index_select(0, sources), 255, out=target)
+                else:
+                    torch.index_select(images, 0, sources, out=target)
                 function(target, arguments[:, 0], arguments[:, 1:3], *arguments[:, 3 : 3 + kinds].unbind(1))
         images = moved
     return images.index_select(0, back)
@@ -95,8 +97,8 @@ def _numbers(table: _Table, choices: Tensor, uniforms: Tensor) -> Tensor:
     """Return what functions are told of each image, (n, slots, numbers): magnitude, position, and what tells kinds
     apart.
     """
-    magnitude = magnitudes(table.low[choices], table.high[choices], uniforms[..., 0], table.signed[choices])
-    return torch.cat([magnitude[..., None], uniforms[..., 1:], table.kinds[choices]], -1)
+    low, high, both, kinds = table.numbers[choices].split([1, 1, 1, table.numbers.shape[-1] - 3], -1)
+    return torch.cat([magnitudes(low, high, uniforms[..., :1], both.bool()), uniforms[..., 1:], kinds], -1)
 
 
 def spread(places: Tensor, numbers: Tensor, acting: int) -> tuple[Tensor, Tensor]:
@@ -166,8 +168,16 @@ def _table(names: tuple[str, ...]) -> _Table:
         functions=[(function, kinds[function]) for function in functions],
         places=torch.tensor([functions.index(operation.function) for operation in operations]),
         idle=torch.tensor([operation.function is identity for operation in operations]),
-        low=torch.tensor([operation.low for operation in operations]),
-        high=torch.tensor([operation.high for operation in operations]),
-        signed=signed(names),
-        kinds=torch.tensor([operation.kind + (0.0,) * (most - len(operation.kind)) for operation in operations]),
+        numbers=torch.tensor(
+            [
+                (
+                    operation.low,
+                    operation.high,
+                    operation.signed,
+                    *operation.kind,
+                    *(0.0,) * (most - len(operation.kind)),
+                )
+                for operation in operations
+            ]
+        ),
     )

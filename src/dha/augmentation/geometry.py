@@ -33,7 +33,7 @@ def warp(images: Tensor, magnitude: Tensor, position: Tensor, turn: Tensor, acro
     # The grid is built by hand: affine_grid multiplies matrices, and so loses precision under autocast. As complex
     # numbers, because that lays x and y side by side in a quarter of the time of `stack`.
     grid = torch.view_as_real(torch.complex(x, y))
-    inside = _nearer(torch.maximum(x.abs_(), y.abs_()), 1.0)[:, None]
+    inside = _nearer(torch.maximum(x.abs_(), y.abs_(), out=x), 1.0)[:, None]
     sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     # As in Pillow the edge is hard: "zeros" padding would instead fade the outermost half pixel to black. A mean of
     # pixels is never below 0, and above 1 only by rounding.
@@ -58,18 +58,18 @@ def take(images: Tensor, magnitude: Tensor, position: Tensor, right: Tensor, dow
     height, width = images.shape[-2:]
     # Columns and rows at once. Made on the device: what comes from the host would have to be waited for.
     sides = torch.linspace(width, height, 2, device=images.device)[:, None]
-    padding = (magnitude * sides).ceil() * crop
-    moved = (magnitude * torch.stack([right, down]) * sides).round()
-    offset = (position.T * (2 * padding + 1)).floor() - padding - moved
+    most = magnitude * sides
+    padding = most.ceil() * crop
+    offset = torch.addcmul(position.T, position.T, padding, value=2).floor_().sub_(padding)
+    offset -= most.mul_(torch.stack([right, down])).round_()
     wanted = torch.arange(float(max(height, width)), device=images.device) + offset[:, :, None]
     last = sides[:, :, None] - 1
-    found = last - (last - wanted.abs()).abs()
-    seen = torch.maximum(torch.eq(found, wanted, out=wanted), crop[:, None])
-    columns, rows = found.long()
-    places = (rows * width)[:, :height, None] + columns[:, None, :width]
-    taken = images.flatten(2).gather(2, places.flatten(1)[:, None].expand(-1, images.shape[1], -1))
-    inside = seen[1, :, :height, None] * seen[0, :, None, :width]
-    torch.mul(taken.view(images.shape), inside[:, None], out=images)
+    found = torch.lerp(wanted, last - (last - wanted.abs()).abs_(), crop[:, None])
+    # As grid_sample counts them. It takes whole pixels without touching their values, black from outside of an image,
+    # and less than half of the time of `gather` on a CPU.
+    x, y = found.mul_(2).add_(1).div_(sides[:, :, None]).sub_(1)
+    grid = torch.view_as_real(torch.complex(x[:, None, :width], y[:, :height, None]))
+    images.copy_(F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False))
 
 
 def cutout(images: Tensor, magnitude: Tensor, position: Tensor) -> None:
@@ -81,10 +81,8 @@ def cutout(images: Tensor, magnitude: Tensor, position: Tensor) -> None:
     half = magnitude[:, None] / 2
     height, width = images.shape[-2:]
     across, down = (torch.arange(0.5, side, device=images.device) / side for side in (width, height))
-    hidden = (
-        _nearer(down - position[:, 1:], half)[:, None, :, None] * _nearer(across - position[:, :1], half)[:, None, None]
-    )
-    images.addcmul_(images, hidden, value=-1)
+    columns, rows = (_nearer((p - at).abs_(), half) for p, at in ((across, position[:, :1]), (down, position[:, 1:])))
+    images.addcmul_(images, (rows[:, :, None] * columns[:, None, :])[:, None], value=-1)
 
 
 def horizontal_flip(images: Tensor, magnitude: Tensor, position: Tensor) -> None:
@@ -101,5 +99,5 @@ def _from_centre(side: int, images: Tensor) -> Tensor:
 
 
 def _nearer(distance: Tensor, limit: Tensor | float) -> Tensor:
-    """1 where a distance, of either sign, is below a limit, and 0 elsewhere; in the memory of the distance."""
-    return torch.lt(distance.abs_(), limit, out=distance)
+    """1 where a distance >= 0 is below a limit, and 0 elsewhere; in the memory of the distance."""
+    return torch.lt(distance, limit, out=distance)

@@ -39,18 +39,22 @@ def equalize(images: Tensor, magnitude: Tensor, position: Tensor) -> None:
     Exactly Pillow's integer table, with one exception: where fewer than 255 pixels lie below the channel's highest
     value Pillow returns the image unchanged, which would make this a no-op at 8x8; there the exact quotient is used.
     """
-    values = (images * 255).round_().long().flatten(2)
-    # Counts are floats: their division is many times as fast, and the floor of a quotient of whole numbers below 2^24
-    # is exact.
-    counts = torch.zeros(*values.shape[:2], 256, device=images.device)
+    values = images.mul_(255).round_().long().flatten(2)
+    # Counts, and what is computed of them, are floats, masks too: many times as fast on a CPU as whole numbers and
+    # booleans, and exact below 2^24, also the floor of a quotient.
+    counts = images.new_zeros(*values.shape[:2], 256)
     counts.scatter_add_(2, values, torch.ones_like(images).flatten(2))
-    below = counts.cumsum(2) - counts
-    total = below.gather(2, values.amax(2, keepdim=True))
+    upto = counts.cumsum(2)
+    below = upto - counts
+    # Of the pixels below the highest value, and so below any that there is.
+    total = torch.lt(upto, values.shape[2], out=counts).mul_(upto).amax(2, keepdim=True)
     step = (total / 255).floor_()
-    pillow = (below + (step / 2).floor_()).div_(step.clamp(min=1)).floor_()
-    exact = (510 * below + total).div_((2 * total).clamp_(min=1)).floor_()
-    table = torch.where(step > 0, pillow, exact).clamp_(max=255)
-    table = torch.where(total > 0, table, torch.arange(256.0, device=images.device))
+    few, flat = torch.lt(step, 1, out=torch.empty_like(step)), torch.lt(total, 1, out=torch.empty_like(step))
+    # (below + step / 2) / step as in Pillow, and where there are few pixels (510 below + total) / (2 total).
+    shift, width = torch.lerp((step / 2).floor_(), total, few), torch.addcmul(step, few, total, value=2).add_(flat)
+    table = torch.addcmul(shift, below, 1 + 509 * few).div_(width).floor_().clamp_(max=255)
+    # A channel of one value keeps it.
+    table.lerp_(torch.arange(256.0, device=images.device), flat)
     torch.gather(table.div_(255), 2, values, out=images.view(values.shape))
 
 
@@ -87,11 +91,12 @@ def sharpness(images: Tensor, magnitude: Tensor, position: Tensor) -> None:
 
     The smoothing is Pillow's: a 3x3 kernel of ones with 5 in the centre, over 13; the outermost pixels stay.
     """
-    inner = images[..., 1:-1, 1:-1]
+    inner, share = images[..., 1:-1, 1:-1], _wide(-magnitude / 13)
     rows = (images[..., :-2, :] + images[..., 1:-1, :]).add_(images[..., 2:, :])
     # Adding slices is about ten times faster on CPU than a depthwise convolution or average pooling.
-    smooth = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).add_(inner, alpha=4).div_(13)
-    _blend(smooth, inner, magnitude)
+    ones = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:])
+    # (1 + magnitude) image - magnitude (ones + 4 image) / 13; magnitude 0 leaves the images alone bit for bit.
+    inner.mul_(1 - 9 * share).addcmul_(ones, share).clamp_(0, 1)
 
 
 def _blend(start: Tensor, images: Tensor, magnitude: Tensor) -> None:

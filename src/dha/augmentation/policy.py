@@ -153,17 +153,20 @@ class AugmentationPolicy:
         Else a policy that mirrors in both slots would not mirror at all.
 
         Args:
-            images: float32 (n, C, H, W) in [0, 1] on any device, H and W at least 4; not modified.
+            images: uint8 (n, C, H, W), which is faster, or float32 in [0, 1], on any device, H and W at least 4; not
+                modified.
             draws: of the same n, from a policy over the same operations.
 
         Returns:
-            New images of the same shape on the same device. Nothing waits for the device.
+            New images of the same shape on the same device, float32 in [0, 1]. Nothing waits for the device.
 
         Raises:
-            DhaError: the images are not float32, or the numbers of images and draws differ.
+            DhaError: the images are neither uint8 nor float32, or the numbers of images and draws differ.
         """
-        if images.dtype != torch.float32:
-            raise DhaError(f"the images are {images.dtype}; convert them to torch.float32 with values in [0, 1]")
+        if images.dtype not in (torch.uint8, torch.float32):
+            raise DhaError(
+                f"the images are {images.dtype}; convert them to torch.uint8, or to torch.float32 with values in [0, 1]"
+            )
         if len(images) != len(draws.pairs):
             raise DhaError(f"{len(images)} images but draws for {len(draws.pairs)}; draw as many as there are images")
         first, second = draws.pairs.unbind(1)

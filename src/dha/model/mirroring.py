@@ -17,9 +17,10 @@ def logits_of(network: nn.Module, inputs: Tensor, mirrored: bool) -> Tensor:
 def better_mirrored(plain: Tensor, mirrored: Tensor, labels: Tensor, classes: int) -> bool:
     """Return whether mirror images make predictions better, and those of no class worse.
 
-    The mean loss has to be lower with them by more than its standard error, because predictions take twice as long, and
-    that of no class higher by more than so many draws of chance explain: where two classes are each other's mirror images (arrows, hands), a few images of them would not show in the mean of
-    all, and neither could be told from the other any more.
+    The mean loss has to be lower with them by more than its standard error, because predictions take twice as long,
+    and that of no class higher by more than so many draws of chance explain: where two classes are each other's
+    mirror images (arrows, hands), a few images of them would not show in the mean of all, and neither could be told
+    from the other any more.
 
     Args:
         plain: loss of each image, (N,).
@@ -30,7 +31,7 @@ def better_mirrored(plain: Tensor, mirrored: Tensor, labels: Tensor, classes: in
     change = mirrored - plain
     counts = torch.bincount(labels, minlength=classes).clamp_min(1)
     sums = torch.zeros(classes, device=change.device).index_add(0, labels, change)
-    # The largest of so many draws from a normal distribution is hardly ever more than this many deviations.
     deviation = change.std(correction=0)
+    # The largest of so many draws from a normal distribution is hardly ever more than this many deviations.
     chance = deviation * (1 + math.sqrt(2 * math.log(classes))) / counts.sqrt()
     return bool((change.mean() < -deviation / math.sqrt(len(change))) & (sums / counts <= chance).all())
