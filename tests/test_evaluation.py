@@ -1,10 +1,14 @@
+import dataclasses
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+import dha.evaluation
 from dha.data import Preprocessing, load_source, measure, split
 from dha.engine import make_fabric
-from dha.evaluation import STATISTICS_IMAGES, best_by_validation, closing_seconds, evaluate, refresh_statistics
+from dha.evaluation import RESERVE, STATISTICS_IMAGES, best_by_validation, closing_seconds, evaluate, refresh_statistics
 from dha.prepare import prepare, resolve
 
 
@@ -80,6 +84,18 @@ def test_statistics_are_of_a_few_batches_however_many_come_at_once(small):
     assert seen == [64] * (STATISTICS_IMAGES // 64)
 
 
-def test_time_for_the_end_is_set_aside(run):
+def test_time_for_the_end_is_set_aside_with_a_reserve(run, monkeypatch):
     _, joint, splits, config = run
-    assert 1 < closing_seconds(joint, splits, config) < 60
+    clock = SimpleNamespace(now=0.0, passed=[])
+
+    def timed(network, data, *arguments):
+        # An image takes a hundredth of a second, and what is new to the device twice as long.
+        clock.now += 0.01 * len(data) * (1 if clock.passed else 2)
+        clock.passed.append(len(data))
+
+    monkeypatch.setattr(dha.evaluation, "evaluate", timed)
+    monkeypatch.setattr(dha.evaluation, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    for mirrored, tests in ((None, 2), (False, 1)):
+        seconds = closing_seconds(joint, splits, dataclasses.replace(config, mirrored=mirrored))
+        images = 3 * len(splits.validation) + 2 * STATISTICS_IMAGES + tests * len(splits.test)
+        assert seconds == pytest.approx(1 + 0.01 * RESERVE * images)

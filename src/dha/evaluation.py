@@ -21,6 +21,8 @@ from dha.resizing import pixels
 
 STATISTICS_IMAGES = 512
 """Training images that BatchNorm statistics are estimated anew from."""
+RESERVE = 1.25
+"""How many times as long as a few batches tell the end of a run may take: other programs come and go."""
 
 
 def closing_seconds(joint: JointTraining, splits: Splits, config: Config) -> float:
@@ -34,7 +36,7 @@ def closing_seconds(joint: JointTraining, splits: Splits, config: Config) -> flo
         seconds.append(time.monotonic() - began)
     tests = 1 if config.mirrored is False else 2
     images = 3 * len(splits.validation) + 2 * min(STATISTICS_IMAGES, len(splits.train)) + tests * len(splits.test or ())
-    return 1.0 + min(seconds) * images / len(few)
+    return 1.0 + RESERVE * min(seconds) * images / len(few)
 
 
 def validate(joint: JointTraining, splits: Splits, config: Config, side: int) -> tuple[float, float]:
