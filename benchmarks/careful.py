@@ -156,8 +156,8 @@ def careful(folder: Path, recipe: Recipe, budget: float, seed: int, began: float
     order = batches()
     # Where bfloat16 is emulated, its steps would take a good part of the budget.
     precisions = (False, True) if computes_in_bf16(device.type) else (False,)
-    seconds = {half: min(duration(lambda half=half: step(half)) for _ in range(PROBES)) for half in precisions}
-    half = min(precisions, key=lambda half: seconds[half])
+    probed = {half: min(duration(lambda half=half: step(half)) for _ in range(PROBES)) for half in precisions}
+    half = min(precisions, key=lambda half: probed[half])
     few = train.select(range(min(len(train), 512)))
     rehearsal = min(duration(lambda: correct(few.images, few.labels, half)) for _ in range(2))
     available = budget - 0.5 - 1.5 * rehearsal * len(test) / len(few)
