@@ -9,8 +9,7 @@ a CPU the clock is that of the process, which stands still while other programs 
 
 - `plain`: the derived network, nothing learned beside its weights; `plain, SGD`: with SGD in place of Muon; and what
   torch does by itself with the same network and SGD: `torch, float32`, `torch, channels-last` and `torch,
-  channels-last, bfloat16`, with `--compile` also that, compiled (bfloat16 where the hardware computes
-  in it);
+  channels-last, bfloat16`, with `--compile` also that, compiled (bfloat16 where the hardware computes in it);
 - `architecture`, `augmentation`, `hyperparameters`: one of them learned, while the search goes on; `all` three;
   `all, found`: after the search; `all, settled`: after everything that is learned has settled; `every 48th`: looking at
   validation images half as often, as runs do from about step 540 on;

@@ -168,16 +168,5 @@ def _table(names: tuple[str, ...]) -> _Table:
         functions=[(function, kinds[function]) for function in functions],
         places=torch.tensor([functions.index(operation.function) for operation in operations]),
         idle=torch.tensor([operation.function is identity for operation in operations]),
-        numbers=torch.tensor(
-            [
-                (
-                    operation.low,
-                    operation.high,
-                    operation.signed,
-                    *operation.kind,
-                    *(0.0,) * (most - len(operation.kind)),
-                )
-                for operation in operations
-            ]
-        ),
+        numbers=torch.tensor([(o.low, o.high, o.signed, *o.kind, *(0.0,) * (most - len(o.kind))) for o in operations]),
     )
