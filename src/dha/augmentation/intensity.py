@@ -83,7 +83,8 @@ def blend(images: Tensor, magnitude: Tensor, position: Tensor, own: Tensor, mean
     """Scale the distance of every pixel to a grey by 1 + magnitude: ``own`` of its own and ``mean`` of the image's."""
     grey = _grey(images)
     start = torch.addcmul(grey.mean((2, 3), keepdim=True) * _wide(mean), grey, _wide(own))
-    _blend(start, images, magnitude)
+    # Magnitude 0 leaves the images alone bit for bit.
+    torch.lerp(start, images, _wide(1 + magnitude), out=images).clamp_(0, 1)
 
 
 def sharpness(images: Tensor, magnitude: Tensor, position: Tensor) -> None:
@@ -97,12 +98,6 @@ def sharpness(images: Tensor, magnitude: Tensor, position: Tensor) -> None:
     ones = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:])
     # (1 + magnitude) image - magnitude (ones + 4 image) / 13; magnitude 0 leaves the images alone bit for bit.
     inner.mul_(1 - 9 * share).addcmul_(ones, share).clamp_(0, 1)
-
-
-def _blend(start: Tensor, images: Tensor, magnitude: Tensor) -> None:
-    """Move the images to the point 1 + magnitude of the way from `start` to them, clamped to [0, 1]."""
-    # Magnitude 0 leaves the images alone bit for bit.
-    torch.lerp(start, images, _wide(1 + magnitude), out=images).clamp_(0, 1)
 
 
 def _grey(images: Tensor) -> Tensor:
