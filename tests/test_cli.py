@@ -142,6 +142,15 @@ except SystemExit:
     assert time.monotonic() - began < 20
 
 
+def test_models_and_parts_do_not_wait_for_what_only_runs_need():
+    code = "import sys, dha.architecture, dha.augmentation, dha.hyperparameters, dha.model; print(*sys.modules); "
+    code += "from dha import ImageClassifier; assert 'lightning_fabric' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(result.stdout.split())
+    assert "torch" in loaded
+    assert not loaded & {"lightning_fabric", "scipy", "sklearn"}
+
+
 @pytest.mark.parametrize(
     ("wished", "policy", "spins"),
     [(None, "PASSIVE", "10000"), ("ACTIVE", "ACTIVE", None), ("PASSIVE", "PASSIVE", None)],
@@ -149,7 +158,12 @@ except SystemExit:
 def test_threads_spin_for_a_moment_unless_something_else_is_wished(wished, policy, spins):
     kept = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     environment = kept if wished is None else {**kept, "OMP_WAIT_POLICY": wished}
-    program = "import json, os, sys; from dha.cli import main; main(['evaluate', 'nowhere', 'digits']); "
-    program += "json.dump([os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP_SPINCOUNT')], sys.stdout)"
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [policy, spins]
+    code = """
+import contextlib, json, os, sys, dha.cli
+with contextlib.suppress(SystemExit):
+    dha.cli.main(["--help"])
+assert "torch" not in sys.modules, "it would have read them before"
+json.dump([os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT")], sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr) == [policy, spins]

@@ -10,8 +10,6 @@ from sklearn.exceptions import NotFittedError
 
 from dha.config import Config
 from dha.data import load_images
-from dha.display import Display
-from dha.fit import run
 from dha.model import TrainedModel, labelled_images
 
 
@@ -51,6 +49,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
         Raises:
             DhaError: for a bad setting, source or output folder, before any training.
         """
+        from dha.display import Display  # Here, because a model predicts without what a run loads.
+        from dha.fit import run
+
         # What is named is split as on the command line, so that both give the same model. Who hands over images keeps
         # the test apart, as everywhere in scikit-learn.
         named = isinstance(X, str | Path)

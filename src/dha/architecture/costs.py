@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
 
 from dha.architecture.cells import Cell, CellSearchNetwork
 from dha.architecture.choice import SparseChoice
@@ -102,6 +101,8 @@ def _multiply_adds(network: nn.Module, shape: Shape, candidates: Collection[nn.M
 
 @torch.no_grad()
 def _metered(network: nn.Module, shape: Shape, candidates: Collection[nn.Module], meta: bool) -> Counter[nn.Module]:
+    from torch.utils.flop_counter import FlopCounterMode  # which takes long to load
+
     counter, flops, began = FlopCounterMode(display=False), Counter[nn.Module](), []
 
     def unclaimed() -> int:

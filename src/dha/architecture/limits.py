@@ -5,8 +5,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import LinearConstraint, milp
-from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from dha.architecture.costs import Shape, candidate_costs
@@ -126,6 +124,9 @@ class Limits:
         """Return which of the allowed candidates are best, by an integer linear program; None if there is no way."""
         if not len(allowed):
             return None
+        from scipy.optimize import LinearConstraint, milp  # Here, because a model that predicts has no need of them.
+        from scipy.sparse import csr_array
+
         uses, columns = self._uses[:, allowed], np.arange(allowed.sum())
         # Rows of one magnitude, because the solver's tolerance is absolute.
         scale = uses.max(axis=1, initial=1)

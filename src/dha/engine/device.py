@@ -4,15 +4,16 @@ import ctypes
 import logging
 import os
 import sys
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.precision import MixedPrecision, Precision
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from dha.errors import DhaError
+
+if TYPE_CHECKING:
+    # Loaded where a run begins: it takes as long to load as torch, and a model predicts without it.
+    from lightning_fabric import Fabric
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of mallopt(3)."""
@@ -20,7 +21,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 def make_fabric(
     device: str, precision: str, image_size: int, devices: int = 1, num_nodes: int = 1, strategy: str = "auto"
-) -> Fabric:
+) -> "Fabric":
     """Return a launched Fabric; with more than one device it starts the other processes, unless a launcher has.
 
     Args:
@@ -35,6 +36,9 @@ def make_fabric(
     Raises:
         DhaError: if the device is not there, or there are not so many.
     """
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         device = next(d for d in ("cuda", "mps", "cpu") if there[d])
@@ -76,15 +80,17 @@ def _keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def precision_of(fabric: Fabric) -> Literal["32", "bf16"]:
+def precision_of(fabric: "Fabric") -> Literal["32", "bf16"]:
     """Return the precision that networks are set up in."""
     return "bf16" if fabric.strategy.precision.precision == "bf16-mixed" else "32"
 
 
-def set_precision(fabric: Fabric, precision: str) -> None:
+def set_precision(fabric: "Fabric", precision: str) -> None:
     """Let networks that are set up from now on compute in "32" or "bf16"."""
     if precision == precision_of(fabric):
         return
+    from lightning_fabric.plugins.precision import MixedPrecision, Precision
+
     plugin = MixedPrecision("bf16-mixed", fabric.device.type) if precision == "bf16" else Precision()
     # Fabric has no word for it once it is launched, and it cannot be launched twice.
     fabric._precision = fabric.strategy.precision = plugin

@@ -7,14 +7,16 @@ With one process everything here returns what it was given.
 # pyright: reportPrivateImportUsage=false
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
-def gathered(values: Tensor, fabric: Fabric) -> Tensor:
+
+def gathered(values: Tensor, fabric: "Fabric") -> Tensor:
     """Return the parts of all processes, (n, ...), as one batch, without gradient."""
     if fabric.world_size == 1:
         return values
@@ -23,7 +25,7 @@ def gathered(values: Tensor, fabric: Fabric) -> Tensor:
     return torch.cat(parts)
 
 
-def averaged(values: Sequence[Tensor], fabric: Fabric) -> Sequence[Tensor]:
+def averaged(values: Sequence[Tensor], fabric: "Fabric") -> Sequence[Tensor]:
     """Return the mean over all processes of each tensor."""
     if fabric.world_size == 1:
         return values
@@ -34,14 +36,14 @@ def averaged(values: Sequence[Tensor], fabric: Fabric) -> Sequence[Tensor]:
     return [p.view_as(v) for p, v in zip(parts, values, strict=True)]
 
 
-def summed(values: Tensor, fabric: Fabric) -> Tensor:
+def summed(values: Tensor, fabric: "Fabric") -> Tensor:
     """Return the sum over all processes."""
     total = fabric.all_reduce(values.clone(), reduce_op="sum") if fabric.world_size > 1 else values
     assert isinstance(total, Tensor)
     return total
 
 
-def everywhere(condition: Tensor, fabric: Fabric) -> Tensor:
+def everywhere(condition: Tensor, fabric: "Fabric") -> Tensor:
     """Return whether a condition, bool without dimensions on the device, holds in all processes."""
     if fabric.world_size == 1:
         return condition
@@ -57,7 +59,7 @@ class Agreement:
         fabric: of the run.
     """
 
-    def __init__(self, fabric: Fabric) -> None:
+    def __init__(self, fabric: "Fabric") -> None:
         self.group: Any = None
         self.alone = fabric.world_size == 1
         if not self.alone and torch.distributed.get_backend() != "gloo":
@@ -73,7 +75,7 @@ class Agreement:
         return tuple(shared.tolist())
 
 
-def check_agreed(values: Sequence[Tensor], what: str, fabric: Fabric) -> None:
+def check_agreed(values: Sequence[Tensor], what: str, fabric: "Fabric") -> None:
     """Make sure that integers are the same in all processes.
 
     Raises:
