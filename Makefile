@@ -10,7 +10,7 @@ demo: $(VENV)/.ready
 	$(BIN)/dha fit digits --out runs/digits
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

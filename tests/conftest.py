@@ -4,6 +4,11 @@ import torch
 from dha import ArchitectureConfig, Config
 
 
+def pytest_collection_modifyitems(items):
+    # Begun first, so that no process is left alone with it: its tests share runs, and take longest together.
+    items.sort(key=lambda item: item.path.name != "test_resume.py")
+
+
 @pytest.fixture(autouse=True)
 def one_thread_and_one_seed():
     # Tests work on tiny images, where a second thread costs more than it brings, and several may run side by side.

@@ -79,7 +79,7 @@ def test_two_processes_learn_what_one_learns(network, tmp_path):
 
 def test_the_loss_of_a_process_ends_the_run_which_goes_on_with_another_number(network, tmp_path):
     out = tmp_path / "run"
-    process = begin(TORCHRUN, out, network, "--epochs=20")
+    process = begin(TORCHRUN, out, network, "--epochs=12")
     while not (out / "checkpoint.pt").exists():
         assert process.poll() is None
         time.sleep(0.02)
@@ -90,7 +90,7 @@ def test_the_loss_of_a_process_ends_the_run_which_goes_on_with_another_number(ne
     assert process.returncode != 0
     assert "Signal 9" in error
     done = len((out / "metrics.csv").read_text().splitlines()) - 1
-    assert done < 20
+    assert done < 12
     result = run("digits", config=Config(network=network), out=out, resume=True)
     assert result.history[-1]["epoch"] == len(result.history) > done
     assert result.test_accuracy is not None

@@ -82,11 +82,11 @@ def uninterrupted(processes, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(processes, tmp_path_factory):
-    """A run that was killed after its third epoch at the earliest."""
+    """A run that was killed after its sixth epoch at the earliest."""
     out = tmp_path_factory.mktemp("killed") / "run"
     process = processes.Process(target=main, args=([*ARGUMENTS, f"--out={out}"],))
     process.start()
-    while not (out / "metrics.csv").exists() or len((out / "metrics.csv").read_text().splitlines()) < 4:
+    while not (out / "metrics.csv").exists() or len((out / "metrics.csv").read_text().splitlines()) < 7:
         assert process.is_alive()
         time.sleep(0.005)
     process.kill()
