@@ -12,7 +12,7 @@ from torch import Tensor
 from dha.errors import DhaError
 
 if TYPE_CHECKING:
-    # Loaded where a run begins: it takes as long to load as torch, and a model predicts without it.
+    # Loaded where a run begins: that takes more than a second on a slow machine, and a model predicts without it.
     from lightning_fabric import Fabric
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
