@@ -117,7 +117,7 @@ def test_images_that_cannot_be_read_are_skipped_on_disk_too(photos: Path, tmp_pa
         assert torch.equal(source.train.labels, memory.train.labels)
     with pytest.raises(DhaError, match=r"10\.jpg cannot be read"):
         load_source(photos, image_size=16, cache="disk", folder=tmp_path / "run")
-    assert len(list((tmp_path / "run" / "images").iterdir())) == 1, "nothing is left of the attempt"
+    assert len(list((tmp_path / "run" / module.FOLDER).iterdir())) == 1, "nothing is left of the attempt"
 
 
 def test_a_run_decodes_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -138,6 +138,47 @@ def test_a_run_decodes_once(photos: Path, tmp_path: Path, monkeypatch: pytest.Mo
         load()
     Cache(folder=run).remove()
     assert not list(run.iterdir())
+
+
+def test_a_run_removes_no_file_that_it_has_not_written(photos: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    foreign = [run / "images" / "a.png", run / module.FOLDER / "notes.txt", run / module.FOLDER / "a.u8"]
+    for file in foreign:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    load_source(photos, image_size=16, cache="disk", folder=run)
+    Cache(folder=run).remove()
+    assert sorted(path for path in run.rglob("*") if path.is_file()) == sorted(foreign)
+    assert all(file.read_text() == "mine" for file in foreign)
+
+
+def test_a_partial_file_follows_no_link(photos: Path, tmp_path: Path):
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    load = partial(load_source, photos, image_size=16, cache="disk", folder=run)
+    expected = load().train.images.clone()
+    (file,) = (run / module.FOLDER).iterdir()
+    victim.write_text("mine")
+    for planted in (file, file.with_suffix(".partial")):
+        file.unlink()
+        planted.unlink(missing_ok=True)
+        planted.symlink_to(victim)
+        assert torch.equal(load().train.images, expected)
+        assert victim.read_text() == "mine"
+    Cache(folder=run).remove()
+    (run / module.FOLDER).symlink_to(tmp_path)
+    with pytest.raises(DhaError, match="it is a link"):
+        load()
+    Cache(folder=run).remove()
+    assert victim.read_text() == "mine"
+
+
+def test_a_file_that_was_cut_off_is_decoded_anew(photos: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    load = partial(load_source, photos, image_size=16, cache="disk", folder=run)
+    expected = load().train.images.clone()
+    (file,) = (run / module.FOLDER).iterdir()
+    os.truncate(file, file.stat().st_size // 2)
+    assert torch.equal(load().train.images, expected)
 
 
 def test_without_a_folder_no_file_is_left(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -173,7 +214,7 @@ def test_a_full_disk_is_named_before_anything_is_decoded(
         pytest.raises(DhaError, match=r"60 decoded images do not fit"),
     ):
         load_source(photos, image_size=16, cache="disk", folder=tmp_path / "run" if folder else None)
-    left = list((tmp_path / "run" / "images").iterdir()) if folder else list(tmp_path.glob(".dha*"))
+    left = list((tmp_path / "run" / module.FOLDER).iterdir()) if folder else list(tmp_path.glob(".dha*"))
     assert not left
 
 
@@ -197,16 +238,16 @@ load_source(Path(sys.argv[1]), image_size=16, cache="disk", folder=Path(sys.argv
 def test_a_process_that_is_killed_leaves_nothing_that_looks_whole(photos: Path, tmp_path: Path):
     run = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(photos), str(run)])
-    while not list(run.glob("images/*.partial")):
+    while not list(run.glob(f"{module.FOLDER}/*.partial")):
         assert process.poll() is None
         time.sleep(0.005)
     time.sleep(0.3)
     process.kill()
     process.wait()
-    assert len(list(run.glob("images/*.partial"))) == 1
+    assert len(list(run.glob(f"{module.FOLDER}/*.partial"))) == 1
     memory = load_source(photos, image_size=16, cache="memory")
     assert torch.equal(load_source(photos, image_size=16, cache="disk", folder=run).train.images, memory.train.images)
-    assert not list(run.glob("images/*.partial"))
+    assert not list(run.glob(f"{module.FOLDER}/*.partial"))
 
 
 def test_who_comes_while_images_are_decoded_waits_for_them(

@@ -1,17 +1,18 @@
 """Where decoded images are kept: in memory, or in a file that is read through the page cache.
 
-The file of a run lies in its folder, under a name that follows from the source (names, sizes and times of its files),
-until the run is over: every process of the run and every `--resume` takes it up, none decodes anew. Without a folder,
-or for a source that is no path, it is a temporary file without a name, which ends with the process.
+The file of a run lies in `.dha-images` in its folder, under a name that follows from the source (names, sizes and times
+of its files), until the run is over: every process of the run and every `--resume` takes it up, none decodes anew.
+Without a folder, or for a source that is no path, it is a temporary file without a name, which ends with the process.
 """
 
 import hashlib
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,10 +28,11 @@ MEMORY_SHARE = 0.25
 """Of the memory of the machine, what the images of one part (train, validation, test) may take before they are kept on
 disk."""
 
-FOLDER = "images"
-"""In the folder of a run."""
+FOLDER = ".dha-images"
+"""In the folder of a run: a name that nobody else gives to a folder."""
 
-_VERSION = 1
+_VERSION = 2
+_OWN = re.compile(r"[0-9a-f]{16}\.(u8|partial)")
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,16 @@ class Cache:
         key = hashlib.sha256(repr((_VERSION, shape, name, _identity(self.source))).encode()).hexdigest()[:16]
         file, partial = folder / f"{key}.u8", folder / f"{key}.partial"
         with _unwritable(folder):
+            if folder.is_symlink():
+                raise OSError(0, "it is a link")
             folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
-            if not file.exists():
+            # A file of another size was cut off; a link leads to a file of somebody else.
+            if file.is_symlink() or not file.is_file() or file.stat().st_size != _size(shape):
                 try:
                     with _unwritable(folder):
-                        partial.touch()
+                        partial.unlink(missing_ok=True)  # of a run that was killed
+                        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
                     images, there = _mapped(partial, shape)
                     there[fill(images)] = 1
                     with _unwritable(folder), open(partial, "r+b") as written:
@@ -92,9 +98,14 @@ class Cache:
         return images, there.nonzero()[:, 0]
 
     def remove(self) -> None:
-        """Remove the files of the run: it is over."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
+        """Remove the files of the run, and nothing else: it is over."""
+        if self.folder is None or (self.folder / FOLDER).is_symlink():
+            return
+        with suppress(OSError):  # There are none, or another file lies beside them.
+            for file in (self.folder / FOLDER).iterdir():
+                if _OWN.fullmatch(file.name):
+                    file.unlink()
+            (self.folder / FOLDER).rmdir()
 
     def _anonymous(self, shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
         folder = Path(tempfile.gettempdir()) if self.folder is None else self.folder
@@ -110,8 +121,7 @@ class Cache:
 
 def _mapped(file: Path, shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
     """Return images over a file that is there, and a byte for each of them behind them, with room on the disk."""
-    pixels = math.prod(shape)
-    size = pixels + shape[0]
+    pixels, size = math.prod(shape), _size(shape)
     with _unwritable(file.parent, f"{size / 1e9:.1f} GB for {shape[0]} decoded images do not fit into"):
         if file.stat().st_size != size:
             with open(file, "r+b") as opened:
@@ -124,6 +134,11 @@ def _mapped(file: Path, shape: tuple[int, int, int, int]) -> tuple[Tensor, Tenso
                     opened.truncate(size)
     whole = torch.from_file(str(file), shared=True, size=size, dtype=torch.uint8)
     return whole[:pixels].view(shape), whole[pixels:]
+
+
+def _size(shape: tuple[int, int, int, int]) -> int:
+    """Return the bytes of a file of images, with one more for each of them."""
+    return math.prod(shape) + shape[0]
 
 
 @contextmanager
