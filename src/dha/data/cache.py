@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dha.data.files import files
 from dha.errors import DhaError
 
 Where = Literal["auto", "memory", "disk"]
@@ -73,7 +74,9 @@ class Cache:
             images, _ = self._anonymous(shape)
             return images, fill(images)
         folder = self.folder / FOLDER
-        key = hashlib.sha256(repr((_VERSION, shape, name, _identity(self.source))).encode()).hexdigest()[:16]
+        key = hashlib.sha256(repr((_VERSION, shape, name, _identity(self.source, self.folder))).encode()).hexdigest()[
+            :16
+        ]
         file, partial = folder / f"{key}.u8", folder / f"{key}.partial"
         with _unwritable(folder):
             if folder.is_symlink():
@@ -168,18 +171,18 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _identity(source: Path) -> str:
+def _identity(source: Path, own: Path | None) -> str:
     digest = hashlib.sha256()
 
     def note(path: str) -> None:
         known = os.stat(path)
         digest.update(f"{path}\0{known.st_size}\0{known.st_mtime_ns}\0".encode(errors="surrogateescape"))
 
-    note(str(source.resolve()))
-    for folder, folders, files in os.walk(source):
-        folders.sort()
-        for name in sorted([*folders, *files]):
-            path = os.path.join(folder, name)
+    if source.is_file():
+        note(str(source.resolve()))
+    else:
+        digest.update(str(source.resolve()).encode(errors="surrogateescape"))
+        for path in sorted(files(source, {}, skip=own)):
             if os.path.exists(path):
                 note(path)
     return digest.hexdigest()

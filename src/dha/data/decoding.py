@@ -12,7 +12,7 @@ from dha.errors import DhaError
 
 ImageLike = str | Path | IO[bytes] | Image.Image
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """What files may hold, whatever their name says: Pillow hands others to programs (EPS to Ghostscript)."""
 
 _DEEP_GREY = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})

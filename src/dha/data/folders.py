@@ -1,62 +1,82 @@
-"""Folders of class folders, alone or below train/, val/ and test/."""
+"""Folders of class folders, alone or in folders for train, validation and test."""
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from dha.data.files import LeftOut, has_image_suffix, image_files, is_run, kind_of, listed, shown
 from dha.data.labels import Labels
+from dha.data.layouts import split_folders
 from dha.data.parts import ItemPart, Parts, spread
 from dha.errors import DhaError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
-_VALIDATION = ("val", "valid", "validation")
-
-
-def open_folder(folder: Path) -> Parts:
+def open_folder(folder: Path, own: Path | None = None) -> Parts:
     """List the images of a folder.
 
     Args:
-        folder: holds one folder of images for each class, or `train/` and maybe `val/` (also `valid/`,
-            `validation/`) and `test/` that do. Hidden files and folders are ignored.
+        folder: holds one folder of images for each class; or folders for train and maybe validation and test that do,
+            by their usual names in any case (`train`, `Training`, `val`, `dev`, `test_set`). Hidden files, and folders
+            of runs, are left out.
+        own: the folder of this run, which may lie in the data.
 
     Raises:
-        DhaError: if there are no class folders, or one holds no images or is a link to a folder that it lies in.
+        DhaError: if there are no class folders; if one holds no images, is a link to a folder that it lies in or cannot
+            be listed; or if the folders may be parts and may be classes.
     """
-    inner = {path.name.lower(): path for path in _folders(folder)}
-    # A class may be called "train" too: then its images lie directly in it.
-    if "train" in inner and _folders(inner["train"]) and not any(_listed(inner["train"], deep=False)):
-        validation = [inner[name] for name in _VALIDATION if name in inner]
-        if len(validation) > 1:
-            raise DhaError(f"{folder} holds {' and '.join(path.name for path in validation)}; keep one of them")
-        return Parts(
-            str(folder),
-            _part(inner["train"]),
-            _part(validation[0]) if validation else None,
-            _part(inner["test"]) if "test" in inner else None,
-        )
-    if inner and set(inner) <= {*_VALIDATION, "test"}:
-        raise DhaError(f"{folder} holds {', '.join(sorted(inner))} but no train; add it, or pass the inner folder")
-    return Parts(str(folder), _part(folder))
+    left_out: LeftOut = {}
+    inner = subfolders(folder, left_out, own)
+    parts = split_folders(folder, inner)
+    if parts is None:
+        return Parts(str(folder), _part(folder, inner, left_out), layout="one folder for each class", left_out=left_out)
+    for path in inner:
+        if path not in parts.values():
+            left_out[str(path)] = "no images in it"
+    opened: dict[str, ItemPart] = {
+        role: _part(path, subfolders(path, left_out), left_out) for role, path in parts.items()
+    }
+    said = ", ".join(f"{role} {shown(path.name)}/" for role, path in parts.items())
+    layout = f"folders of class folders: {said}"
+    return Parts(
+        str(folder), opened["train"], opened.get("validation"), opened.get("test"), layout=layout, left_out=left_out
+    )
+
+
+def subfolders(folder: Path, left_out: LeftOut, own: Path | None = None) -> list[Path]:
+    """Return the folders in a folder, sorted, less those of runs; what else lies in it is left out."""
+    found = []
+    for entry in listed(folder, left_out):
+        kind = kind_of(entry)
+        if kind == "folder":
+            if is_run(Path(entry.path), own):
+                left_out[entry.path] = "folder of a run"
+            else:
+                found.append(Path(entry.path))
+        elif kind == "file":
+            left_out[entry.path] = "in no class folder" if has_image_suffix(entry.name) else "not an image"
+        else:
+            left_out[entry.path] = kind
+    return sorted(found)
 
 
 @dataclass(frozen=True)
 class ClassFolders:
     """Paths of the images in class folders, which are listed one folder at a time: millions of names are many bytes.
 
-    `counts` are the numbers of images in the `folders`.
+    `counts` are the numbers of images in the `folders`, less the files that are left out.
     """
 
     folders: Sequence[Path]
     counts: Sequence[int]
+    left_out: LeftOut = field(default_factory=dict)
 
     def chunks(self, size: int) -> Iterator[Sequence[str]]:
         """Yield the paths, sorted within each folder."""
         for folder in self.folders:
-            paths = _images(folder)
+            paths = self._images(folder)
             yield from (paths[first : first + size] for first in range(0, len(paths), size))
 
     def sample(self, count: int) -> Sequence[str]:
@@ -66,45 +86,28 @@ class ClassFolders:
         of_folder = np.searchsorted(ends, wanted, side="right")
         found = []
         for number in np.unique(of_folder).tolist():
-            paths = _images(self.folders[number])
+            paths = self._images(self.folders[number])
             first = int(ends[number]) - self.counts[number]
             found += [paths[i - first] for i in wanted[of_folder == number].tolist() if i - first < len(paths)]
         return found
 
+    def _images(self, folder: Path) -> list[str]:
+        return sorted(image_files(folder, self.left_out, known=True), key=lambda path: path.split(os.sep))
 
-def _part(folder: Path) -> ItemPart:
-    classes = _folders(folder)
+
+def _part(folder: Path, classes: Sequence[Path], left_out: LeftOut) -> ItemPart:
     if not classes:
-        raise DhaError(f"{folder} holds no class folders; put the images of each class into a folder named after it")
+        raise DhaError(
+            f"{shown(folder)} holds no class folders; put the images of each class into a folder named after it, or "
+            "pass a table of paths and labels"
+        )
     counts: list[int] = []
     for class_folder in classes:
         if class_folder.is_symlink() and folder.resolve().is_relative_to(class_folder.resolve()):
-            raise DhaError(f"class folder {class_folder} is a link to a folder that it lies in; remove the link")
-        counts.append(sum(1 for _ in _listed(class_folder)))
+            raise DhaError(f"class folder {shown(class_folder)} is a link to a folder that it lies in; remove the link")
+        counts.append(sum(1 for _ in image_files(class_folder, left_out)))
         if not counts[-1]:
-            raise DhaError(
-                f"class folder {class_folder} holds no images; add some ({' '.join(sorted(SUFFIXES))}) or remove it"
-            )
+            raise DhaError(f"class folder {shown(class_folder)} holds no images; add some or remove it")
     numbers = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     labels = Labels(np.array([path.name for path in classes]), numbers)
-    return ItemPart(ClassFolders(classes, counts), labels, str(folder))
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _images(folder: Path) -> list[str]:
-    return sorted(_listed(folder), key=lambda path: path.split(os.sep))
-
-
-def _listed(folder: Path | str, deep: bool = True) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                if deep:
-                    yield from _listed(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and os.path.isfile(entry.path):
-                yield entry.path
+    return ItemPart(ClassFolders(classes, counts, left_out), labels, str(folder))

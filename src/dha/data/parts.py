@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -50,13 +50,21 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class Parts:
-    """All parts of a source; `declared` is the order of the classes where the source states one."""
+    """All parts of a source.
+
+    Attributes:
+        declared: the order of the classes where the source states one.
+        layout: how the source was understood, for the report.
+        left_out: paths of files that are not used -> why.
+    """
 
     name: str
     train: Part
     validation: Part | None = None
     test: Part | None = None
     declared: tuple[str, ...] | None = None
+    layout: str = ""
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

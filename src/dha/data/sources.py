@@ -83,7 +83,7 @@ def load_source(
         raise DhaError(f"channels is {channels}; pass 1 (grey) or 3 (RGB)")
     if on_bad_image not in ("error", "skip"):
         raise DhaError(f"on_bad_image is {on_bad_image!r}; pass 'error' or 'skip'")
-    parts = _open(source, labels)
+    parts = _open(source, labels, folder)
     known = find_classes(parts.train.labels, parts.declared) if classes is None else cast(Classes, tuple(classes))
     if len(known) < 2:
         raise DhaError(f"{parts.train.place} has {len(known)} class {known}; at least 2 are needed to tell apart")
@@ -109,26 +109,26 @@ def load_source(
     return Source(parts.name, loaded["train"], loaded.get("validation"), loaded.get("test"), known, skipped)
 
 
-def _open(source: Any, labels: Any) -> Parts:
+def _open(source: Any, labels: Any, own: Path | None) -> Parts:
     if isinstance(source, np.ndarray | torch.Tensor | list | tuple):
         return open_arrays(source, labels)
     if labels is not None:
         raise DhaError(f"labels were given along with a {type(source).__name__}; give them only with arrays or lists")
     if isinstance(source, str | Path):
-        return _open_named(source)
+        return _open_named(source, own)
     if type(source).__module__.split(".")[0] == "datasets":
         return open_dataset(source)
     raise DhaError(f"the source is a {type(source).__name__}; pass {_KINDS}")
 
 
-def _open_named(source: str | Path) -> Parts:
+def _open_named(source: str | Path, own: Path | None) -> Parts:
     if source == "digits":
         return open_digits()
     path = Path(source).expanduser()
     if str(source) and path.is_dir():
         if next(path.glob("train*.npz"), None):
             return open_archives(path)
-        return open_dataset_path(path) if is_dataset_directory(path) else open_folder(path)
+        return open_dataset_path(path) if is_dataset_directory(path) else open_folder(path, own)
     if path.is_file():
         if is_dataset_file(path):
             return open_dataset_path(path)
