@@ -115,8 +115,12 @@ def test_folders_1500_deep_are_listed(folder: Path):
     for _ in range(1500):
         deep = deep / "d"
         os.mkdir(deep)
-    paint(deep / "e.png")
-    assert len(load_source(folder).train) == 3
+    image = paint(deep / "e.png")
+    try:
+        assert len(load_source(folder).train) == 3
+    finally:  # pytest cannot remove so many
+        image.unlink()
+        os.removedirs(deep)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
