@@ -24,7 +24,7 @@ with atheris.instrument_imports(include=["dha", "PIL"]):
 
     from dha.architecture import plain_network
     from dha.augmentation import AugmentationPolicy
-    from dha.data import Preprocessing, read_image
+    from dha.data import ImageFormat, Preprocessing, read_image
     from dha.errors import DhaError
     from dha.model import TrainedModel
 
@@ -36,7 +36,7 @@ def image(data: bytes) -> None:
     """Decode bytes as an image, in grey and in colour."""
     for channels in (1, 3):
         with contextlib.suppress(DhaError):
-            assert read_image(io.BytesIO(data), channels, 8).shape == (channels, 8, 8)
+            assert read_image(io.BytesIO(data), ImageFormat(8, channels)).pixels.shape == (channels, 8, 8)
 
 
 def model(data: bytes) -> None:

@@ -64,8 +64,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
         """Return the probability of each class, (N, classes), for an array, PIL images, or paths of image files."""
-        preprocessing = self._fitted().preprocessing
-        images = load_images(X, channels=preprocessing.channels, image_size=preprocessing.image_size)
+        images = load_images(X, self._fitted().preprocessing.image_format)
         return self.model_.probabilities(images).numpy()
 
     def predict(self, X: Any) -> NDArray[Any]:

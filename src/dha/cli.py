@@ -128,8 +128,7 @@ def _predict(options: Namespace, started: float) -> int:
     from dha.model import TrainedModel
 
     model = TrainedModel.load(options.model, network=options.network)
-    preprocessing = model.preprocessing
-    images = load_images(options.images, channels=preprocessing.channels, image_size=preprocessing.image_size)
+    images = load_images(options.images, model.preprocessing.image_format)
     for path, row in zip(options.images, model.probabilities(images).tolist(), strict=True):
         best = max(range(len(row)), key=row.__getitem__)
         if options.json:

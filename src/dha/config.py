@@ -161,6 +161,13 @@ class HyperparametersConfig(Section):
         )
 
 
+Resize = Literal["pad", "crop", "squash"]
+Background = Literal["white", "black"]
+
+RESIZE: Resize = "crop"
+BACKGROUND: Background = "white"
+
+
 @dataclass(eq=False)
 class Config:
     """The settings of a run.
@@ -177,7 +184,12 @@ class Config:
             in it and leaves alone those without ``requires_grad``. Every ``SparseChoice`` in it is searched.
         learn: which parts are learned beside the weights, separated by commas: architecture, augmentation,
             hyperparameters; or none.
-        image_size: side in pixels that images are brought to; when not given, their own, at most 64.
+        image_size: side in pixels that images are scaled to; when not given, their own (the median of their shorter
+            sides, or of their longer sides unless resize is "crop"), at most 64.
+        resize: what becomes of images that are not square: "crop" (the default) cuts out their central square, "pad"
+            scales their longer side to image_size and adds grey borders, "squash" scales both sides to it. The model
+            keeps it: predict and evaluate do the same.
+        background: what shows through transparent pixels: "white" (the default) or "black"; kept as resize is.
         progressive_resizing: whether training begins on smaller images, of 5/8 of their side but at least 20 pixels,
             and comes to the full size in three steps; a network that was brought trains at the full size only. When not
             given, where a run with a budget sees 1.4 times as many images for it, which is timed; with epochs instead
@@ -216,6 +228,8 @@ class Config:
     network: Any = None
     learn: str | Sequence[str] = "architecture,augmentation,hyperparameters"
     image_size: int | None = None
+    resize: Resize = RESIZE
+    background: Background = BACKGROUND
     progressive_resizing: bool | None = None
     mirrored: bool | None = None
     batch_size: int | None = None

@@ -83,6 +83,8 @@ def run(
         source,
         labels,
         image_size=config.image_size,
+        resize=config.resize,
+        background=config.background,
         on_bad_image=config.on_bad_image,
         cache=config.cache,
         folder=folder,
@@ -96,11 +98,11 @@ def run(
     images = fingerprint(splits)
     if saved is not None and saved["images"] != images:
         raise DhaError(f"the run in {str(folder)!r} was begun with other images than are in {loaded.name!r} now")
-    channels, image_size, _ = splits.train.shape
+    image_size = loaded.image_format.image_size
     fabric = make_fabric(config.device, config.precision, image_size, config.devices, config.num_nodes, config.strategy)
     if not fabric.is_global_zero:
         folder, checkpoints = None, Checkpoints(None)
-    preprocessing = Preprocessing(image_size, channels, *measure(splits.train))
+    preprocessing = Preprocessing.of(loaded.image_format, *measure(splits.train))
     if saved is None:
         config = fabric.broadcast(resolve(config, splits, preprocessing, fabric, time.monotonic() - started))
     spent = time.monotonic() - started

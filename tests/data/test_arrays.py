@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dha.data import images_from_arrays, load_source
+from dha.data import ImageFormat, images_from_arrays, load_source
 from dha.errors import DhaError
 
 RNG = np.random.default_rng(0)
@@ -13,7 +13,7 @@ PIXELS = RNG.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 
 
 def colour(x: Any) -> torch.Tensor:
-    return images_from_arrays(x, image_size=8, channels=3)
+    return images_from_arrays(x, ImageFormat(8, 3))
 
 
 @pytest.mark.parametrize(
@@ -37,24 +37,24 @@ def test_all_kinds_give_the_same_pixels(x: Any):
 def test_grey_arrays_and_booleans():
     grey = PIXELS[..., 0]
     for x in (grey, grey[..., None], torch.from_numpy(grey)):
-        assert np.array_equal(images_from_arrays(x, image_size=8, channels=1)[:, 0].numpy(), grey)
-    assert np.array_equal(images_from_arrays(grey > 99, image_size=8, channels=1)[:, 0].numpy(), (grey > 99) * 255)
+        assert np.array_equal(images_from_arrays(x, ImageFormat(8, 1))[:, 0].numpy(), grey)
+    assert np.array_equal(images_from_arrays(grey > 99, ImageFormat(8, 1))[:, 0].numpy(), (grey > 99) * 255)
     assert torch.equal(colour(grey)[:, 1], torch.from_numpy(grey))
 
 
 def test_half_precision_tensors_lose_no_level():
     levels = torch.arange(256).view(1, 16, 16) / 255
-    assert images_from_arrays(levels.half(), image_size=16, channels=1).flatten().tolist() == list(range(256))
+    assert images_from_arrays(levels.half(), ImageFormat(16, 1)).flatten().tolist() == list(range(256))
 
 
 def test_the_images_are_a_copy():
     x = PIXELS[..., 0].copy()
-    images = images_from_arrays(x, image_size=8, channels=1)
+    images = images_from_arrays(x, ImageFormat(8, 1))
     before = images.clone()
     x[:] = 0
     assert torch.equal(images, before)
     x.flags.writeable = False
-    images_from_arrays(x, image_size=8, channels=1)
+    images_from_arrays(x, ImageFormat(8, 1))
 
 
 def at(value: Any, dtype: Any = np.float64, fill: float = 0.5) -> np.ndarray:
@@ -91,7 +91,7 @@ def test_the_first_bad_pixel_is_found_beyond_the_first_chunk():
     x = np.zeros((5000, 4, 4), dtype=np.float32)
     x[4500, 3, 2] = 2
     with pytest.raises(DhaError, match=r"x\[4500, 3, 2, 0\] is 2\.0"):
-        images_from_arrays(x, image_size=4, channels=1)
+        images_from_arrays(x, ImageFormat(4, 1))
 
 
 def test_labelled_arrays_become_a_source():

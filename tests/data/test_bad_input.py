@@ -13,8 +13,10 @@ from PIL import Image
 from tests.data import corpus
 
 from dha import DhaError
-from dha.data import LabelledImages, Source, load_images, load_source, read_image, split
+from dha.data import ImageFormat, LabelledImages, Source, load_images, load_source, read_image, split
 from dha.errors import DataWarning
+
+FORMAT = ImageFormat(8, 1)
 
 
 def classes(folder: Path, count: int = 3) -> Path:
@@ -33,11 +35,12 @@ def test_every_kind_of_image_can_be_trained_on(tmp_path: Path):
     classes(tmp_path / "photos")
     source = load_source(tmp_path / "photos", image_size=8)
     assert (len(source.train), source.skipped, source.train.images.shape[1]) == (len(names) + 6, 0, 3)
-    turned, straight = (read_image(names[name], 3, 32) for name in ("turned.jpg", "colour.jpg"))
+    turned, straight = (read_image(names[name], ImageFormat(32, 3)).pixels for name in ("turned.jpg", "colour.jpg"))
     assert torch.equal(turned, straight.rot90(-1, (1, 2)))
     with Image.open(names["moving.gif"]) as animation:
-        assert torch.equal(read_image(names["moving.gif"], 3, 8), read_image(animation.convert("RGB"), 3, 8))
-    images = load_images(list(names.values()), channels=1, image_size=8)
+        first = read_image(animation.convert("RGB"), ImageFormat(8, 3)).pixels
+        assert torch.equal(read_image(names["moving.gif"], ImageFormat(8, 3)).pixels, first)
+    images = load_images(list(names.values()), ImageFormat(8, 1))
     assert images.shape == (len(names), 1, 8, 8)
 
 
@@ -47,7 +50,7 @@ def test_every_broken_file_is_named_in_one_line_with_a_remedy_or_skipped(tmp_pat
     for name, path in broken.items():
         for channels in (1, 3):
             with pytest.raises(DhaError) as caught:
-                read_image(path, channels, 8)
+                read_image(path, ImageFormat(8, channels))
             assert name.splitlines()[-1] in str(caught.value)
             assert str(caught.value).isprintable()
             assert "remove it" in str(caught.value)
@@ -60,13 +63,13 @@ def test_every_broken_file_is_named_in_one_line_with_a_remedy_or_skipped(tmp_pat
 def test_bombs_are_refused_from_their_header(tmp_path: Path):
     corpus.bomb(tmp_path / "a.png")
     with pytest.raises(DhaError, match=r"a\.png is refused .*10000000000 pixels.*scale it down"):
-        read_image(tmp_path / "a.png", 3, 8)
+        read_image(tmp_path / "a.png", ImageFormat(8, 3))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_photograph_of_12000_pixels_is_read(tmp_path: Path):
     corpus.flat_png(tmp_path / "a.png", 12_000, 12_000)
-    assert read_image(tmp_path / "a.png", 1, 16).unique().tolist() == [0]
+    assert read_image(tmp_path / "a.png", ImageFormat(16, 1)).pixels.unique().tolist() == [0]
 
 
 def test_links_that_lead_back_are_refused_as_classes_and_left_out_within_one(tmp_path: Path):
@@ -93,7 +96,9 @@ def numbered(numbers: list[int]) -> LabelledImages:
 
 
 def test_duplicates_across_parts_are_counted_in_one_warning():
-    source = Source("photos", numbered([1, 2, 3, 4]), numbered([5, 4, 6]), numbered([1, 1, 2, 6, 7]), ("a", "b"))
+    source = Source(
+        "photos", numbered([1, 2, 3, 4]), numbered([5, 4, 6]), numbered([1, 1, 2, 6, 7]), ("a", "b"), ImageFormat(8, 1)
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         split(source, validation_fraction=0.1, test_fraction=0.1, seed=0)
@@ -106,11 +111,11 @@ def test_duplicates_across_parts_are_counted_in_one_warning():
 
 
 def test_duplicates_are_found_in_parts_that_are_held_out_and_not_within_one():
-    source = Source("photos", numbered([1] * 20), None, None, ("a", "b"))
+    source = Source("photos", numbered([1] * 20), None, None, ("a", "b"), FORMAT)
     with pytest.warns(DataWarning, match="4 of 4 validation images are training images too"):
         split(source, validation_fraction=0.2, test_fraction=0, seed=0)
     split(
-        Source("photos", numbered([1, 1]), numbered([2, 2]), None, ("a", "b")),
+        Source("photos", numbered([1, 1]), numbered([2, 2]), None, ("a", "b"), FORMAT),
         validation_fraction=0.1,
         test_fraction=0,
         seed=0,

@@ -1,17 +1,23 @@
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from dha.data import read_image
+from dha.data import ImageFormat, load_images, load_source, read_image
 from dha.data.decoding import read_header
 from dha.errors import DhaError
 
 ORIENTATION = 0x0112
+
+
+def decode(image: Any, channels: int, image_size: int, **settings: Any) -> torch.Tensor:
+    return read_image(image, ImageFormat(image_size, channels, **settings)).pixels
 
 
 def quadrants() -> Image.Image:
@@ -32,31 +38,77 @@ def test_exif_orientation_is_honoured(tmp_path: Path, suffix: str):
     exif[ORIENTATION] = 6  # "turn clockwise to view": the lower left corner comes to the upper left
     options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
     quadrants().save(tmp_path / f"a.{suffix}", exif=exif, **options)
-    assert corner(read_image(tmp_path / f"a.{suffix}", 3, 16)) == [0, 0, 255]
+    assert corner(decode(tmp_path / f"a.{suffix}", 3, 16)) == [0, 0, 255]
 
 
 def test_exif_orientation_of_jpeg_and_of_opened_images(tmp_path: Path):
     exif = Image.Exif()
     exif[ORIENTATION] = 3
     quadrants().resize((64, 64)).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    read = read_image(tmp_path / "a.jpg", 3, 16)
+    read = decode(tmp_path / "a.jpg", 3, 16)
     assert min(corner(read)) > 240
     with Image.open(tmp_path / "a.jpg") as image:
-        assert torch.equal(read_image(image, 3, 64), read_image(str(tmp_path / "a.jpg"), 3, 64))
+        assert torch.equal(decode(image, 3, 64), decode(str(tmp_path / "a.jpg"), 3, 64))
         assert image.size == (64, 64)
         assert image.getexif()[ORIENTATION] == 3
+
+
+OTHER_SHAPES = [(40, 24, 8), (24, 41, 10), (9, 6, 16), (12, 7, 7), (30, 3, 8), (16, 16, 16)]
+
+
+def square(image: Image.Image, resize: str, size: int) -> Image.Image:
+    """Return what Pillow makes of it."""
+    if resize == "pad":
+        return ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, (128,) * len(image.getbands()))
+    if resize == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), OTHER_SHAPES)
+@pytest.mark.parametrize("resize", ["pad", "crop", "squash"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_files_and_arrays_of_any_shape_become_the_squares_that_pillow_makes(
+    tmp_path: Path, height: int, width: int, size: int, resize: Any, channels: int
+):
+    noise = np.random.default_rng(0).integers(0, 256, (2, height, width, channels), dtype=np.uint8)
+    image_format = ImageFormat(size, channels, resize)
+    arrays = load_images(noise, image_format)
+    for pixels, array in zip(noise, arrays, strict=True):
+        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+        expected = np.asarray(square(image, resize, size)).reshape(size, size, channels).transpose(2, 0, 1)
+        image.save(tmp_path / "a.png")
+        assert np.array_equal(read_image(tmp_path / "a.png", image_format).pixels.numpy(), expected)
+        assert np.array_equal(array.numpy(), expected)
+
+
+def test_an_image_of_any_aspect_keeps_at_least_one_row_of_pixels():
+    read = decode(Image.new("L", (500, 1), 9), 1, 8, resize="pad")
+    assert [row.unique().tolist() for row in read[0]] == [[128]] * 4 + [[9]] + [[128]] * 3
+
+
+@pytest.mark.parametrize(("resize", "expected"), [("pad", 80), ("crop", 20), ("squash", 80)])
+def test_the_default_size_is_that_at_which_nothing_is_scaled(
+    resize: Any, expected: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("dha.data.sources.LARGEST_DEFAULT_SIZE", 100)
+    images = np.zeros((2, 20, 80), np.uint8)
+    for source in (images, [Image.fromarray(image) for image in images]):
+        assert load_source(source, [0, 1], resize=resize).train.shape == (1, expected, expected)
 
 
 def test_the_centre_of_the_longer_side_is_kept():
     pixels = np.zeros((8, 24), dtype=np.uint8)
     pixels[:, 8:16] = np.arange(64).reshape(8, 8)
-    assert np.array_equal(read_image(Image.fromarray(pixels), 1, 8)[0].numpy(), pixels[:, 8:16])
-    assert np.array_equal(read_image(Image.fromarray(pixels.T.copy()), 1, 8)[0].numpy(), pixels[:, 8:16].T)
+    assert np.array_equal(decode(Image.fromarray(pixels), 1, 8, resize="crop")[0].numpy(), pixels[:, 8:16])
+    assert np.array_equal(decode(Image.fromarray(pixels.T.copy()), 1, 8, resize="crop")[0].numpy(), pixels[:, 8:16].T)
 
 
 def test_shrinking_is_antialiased():
     stripes = np.tile(np.array([0, 255], dtype=np.uint8), (64, 32))
-    small = read_image(Image.fromarray(stripes), 1, 8).float()
+    small = decode(Image.fromarray(stripes), 1, 8).float()
     assert small.min() > 100
     assert small.max() < 155
 
@@ -66,46 +118,121 @@ def test_large_jpeg_read_with_less_detail_looks_like_the_full_one(tmp_path: Path
     pixels = np.stack([x % 256, y % 256, (x + y) % 256], -1).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95)
     with Image.open(tmp_path / "a.jpg") as image:
-        full = read_image(image.copy(), 3, 32)
-    assert (full.float() - read_image(tmp_path / "a.jpg", 3, 32).float()).abs().mean() < 3
-    assert read_image(tmp_path / "a.jpg", 1, 32).shape == (1, 32, 32)
+        full = decode(image.copy(), 3, 32)
+    assert (full.float() - decode(tmp_path / "a.jpg", 3, 32).float()).abs().mean() < 3
+    assert decode(tmp_path / "a.jpg", 1, 32).shape == (1, 32, 32)
 
 
-@pytest.mark.parametrize("transparency", [None, 0, bytes([0, 255, 255, 255])])
-def test_palette_images(tmp_path: Path, transparency: int | bytes | None):
-    palette = Image.fromarray(np.repeat(np.arange(4, dtype=np.uint8), 4).reshape(4, 4), "L").convert("P")
-    palette.putpalette([250, 10, 20, 30, 240, 50, 60, 70, 230, 9, 9, 9])
-    options: dict[str, Any] = {} if transparency is None else {"transparency": transparency}
-    palette.save(tmp_path / "a.png", **options)
-    read = read_image(tmp_path / "a.png", 3, 4)
-    assert read[:, :, 0].T.tolist() == [[250, 10, 20], [30, 240, 50], [60, 70, 230], [9, 9, 9]]
-    assert read_image(tmp_path / "a.png", 1, 4)[0, 3].tolist() == [9, 9, 9, 9]
+def rgba(*columns: tuple[int, int, int, int]) -> Image.Image:
+    """Return an image of 4 rows and one column of each colour."""
+    return Image.fromarray(np.array([columns] * 4, dtype=np.uint8))
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+def palette(transparency: int | bytes | None) -> Image.Image:
+    image = Image.fromarray(np.array([[0, 1, 2, 3]] * 4, dtype=np.uint8)).convert("P")
+    image.putpalette([250, 10, 20, 30, 240, 50, 60, 70, 230, 9, 9, 9])
+    if transparency is not None:
+        image.info["transparency"] = transparency
+    return image
+
+
+def keyed(mode: str, transparency: Any) -> Image.Image:
+    """Return an image one of whose colours counts as transparent."""
+    grey = np.array([[0, 255, 0, 255]] * 4, dtype=np.uint8)
+    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    image.info["transparency"] = transparency
+    return image
+
+
+GREY_COLUMNS = rgba((10, 10, 10, 255), (10, 10, 10, 51), (200, 200, 200, 0), (200, 200, 200, 255))
+COLUMNS = rgba((250, 10, 20, 255), (250, 10, 20, 51), (30, 240, 50, 0), (60, 70, 230, 255))
+PREMULTIPLIED = COLUMNS.convert("RGBa")
+
+
 @pytest.mark.parametrize(
-    ("mode", "colour", "grey"),
+    ("image", "expected"),
     [
-        ("RGBA", (100, 100, 100, 0), 100),
-        ("LA", (100, 0), 100),
-        ("L", 100, 100),
-        ("1", 1, 255),
-        ("RGB", (100, 100, 100), 100),
+        # Each column, of three channels or the same grey in all: its colour and how opaque it is.
+        (COLUMNS, [(250, 10, 20, 1), (250, 10, 20, 0.2), (0, 0, 0, 0), (60, 70, 230, 1)]),
+        (PREMULTIPLIED, [(250, 10, 20, 1), (250, 10, 20, 0.2), (0, 0, 0, 0), (60, 70, 230, 1)]),
+        (GREY_COLUMNS.convert("LA"), [(10, 1), (10, 0.2), (0, 0), (200, 1)]),
+        (GREY_COLUMNS.convert("LA").convert("La"), [(10, 1), (10, 0.2), (0, 0), (200, 1)]),
+        (palette(None), [(250, 10, 20, 1), (30, 240, 50, 1), (60, 70, 230, 1), (9, 9, 9, 1)]),
+        (palette(0), [(0, 0, 0, 0), (30, 240, 50, 1), (60, 70, 230, 1), (9, 9, 9, 1)]),
+        (palette(bytes([255, 51, 0])), [(250, 10, 20, 1), (30, 240, 50, 0.2), (0, 0, 0, 0), (9, 9, 9, 1)]),
+        (
+            palette(bytes([255, 51, 0])).convert("PA"),
+            [(250, 10, 20, 1), (30, 240, 50, 0.2), (0, 0, 0, 0), (9, 9, 9, 1)],
+        ),
+        (keyed("L", 0), [(0, 0), (255, 1), (0, 0), (255, 1)]),
+        (keyed("1", 255), [(0, 1), (0, 0), (0, 1), (0, 0)]),
+        (keyed("RGB", (255, 255, 255)), [(0, 1), (0, 0), (0, 1), (0, 0)]),
+        (keyed("RGB", (1, 255, 255)), [(0, 1), (255, 1), (0, 1), (255, 1)]),
+        (keyed("I;16", 65535), [(0, 1), (0, 0), (0, 1), (0, 0)]),
     ],
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else "",
 )
-def test_modes_keep_their_colour_and_lose_transparency(mode: str, colour: int, grey: int, channels: int):
-    read = read_image(Image.new(mode, (6, 6), colour), channels, 4)
-    assert read.shape == (channels, 4, 4)
-    assert read.unique().tolist() == [grey]
+@pytest.mark.parametrize("background", ["white", "black"])
+def test_transparent_pixels_show_the_background(image: Image.Image, expected: list[tuple[float, ...]], background: Any):
+    behind = {"white": 255, "black": 0}[background]
+    read, facts = read_image(image, ImageFormat(4, 3, background=background))
+    for column, (*colour, opaque) in enumerate(expected):
+        colours = np.array(colour if len(colour) == 3 else colour * 3)
+        wanted = np.rint(opaque * colours + (1 - opaque) * behind)
+        assert np.abs(read[:, 2, column].numpy().astype(int) - wanted).max() <= 1, column
+    assert facts.transparent == any(opaque < 1 for *_, opaque in expected)
+    grey = read_image(image, ImageFormat(4, 1, background=background)).pixels[0, 2].int()
+    assert (grey - (read[:, 2].float().T @ torch.tensor([0.299, 0.587, 0.114])).int()).abs().max() <= 1
+    assert read_header(image).grey == (image.mode in ("L", "LA", "La", "1", "I;16"))
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif", "gif"])
+def test_transparent_files_show_the_background(tmp_path: Path, suffix: str):
+    image = rgba((250, 10, 20, 255), (250, 10, 20, 255), (30, 240, 50, 0), (30, 240, 50, 0))
+    options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
+    image.save(tmp_path / f"a.{suffix}", **options)
+    white, black = (decode(tmp_path / f"a.{suffix}", 3, 4, background=b)[:, 0] for b in ("white", "black"))
+    assert white[:, 3].tolist() == [255, 255, 255]
+    assert black[:, 3].tolist() == [0, 0, 0]
+    assert white[:, 0].tolist() == black[:, 0].tolist() == [250, 10, 20]
+
+
+def test_png_of_few_bits_with_a_transparent_grey(tmp_path: Path):
+    """Grey levels of 1, 2, 4, 16 bits and colours of 16, as the file counts them."""
+    for depth, colour_type, row, key, expected in (
+        (1, 0, bytes([0b01010000]), [1], [0, 77, 0, 77]),
+        (2, 0, bytes([0b00011011]), [2], [0, 85, 77, 255]),
+        (4, 0, bytes([0x0F, 0x37]), [3], [0, 255, 77, 119]),
+        (8, 0, bytes([0, 255, 3, 7]), [3], [0, 255, 77, 7]),
+        (16, 0, bytes([0, 0, 255, 255, 1, 2, 255, 0]), [0x0102], [0, 255, 77, 254]),
+        (16, 2, bytes([9, 0] * 3 + [255, 255] * 3 + [1, 2] * 3 + [255, 255] * 3), [0x0102] * 3, [9, 255, 77, 255]),
+    ):
+        (tmp_path / "a.png").write_bytes(png(4, depth, colour_type, row, key))
+        read = read_image(tmp_path / "a.png", ImageFormat(4, 3)).pixels
+        shown = [77 if e == 77 else e for e in expected]
+        assert read[0, 0].tolist() == [255 if e == 77 else e for e in shown], (depth, colour_type)
+
+
+def png(width: int, depth: int, colour_type: int, row: bytes, key: list[int]) -> bytes:
+    """Return a PNG of 4 equal rows and a transparent colour."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, 4, depth, colour_type, 0, 0, 0)
+    transparent = b"".join(struct.pack(">H", value) for value in key)
+    pixels = zlib.compress((bytes(1) + row) * 4)
+    parts = ((b"IHDR", header), (b"tRNS", transparent), (b"IDAT", pixels), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
 @pytest.mark.parametrize(("suffix", "options"), [("jpg", {"quality": 95}), ("tif", {})])
 def test_cmyk(tmp_path: Path, suffix: str, options: dict[str, Any]):
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / f"a.{suffix}", **options)
-    red, green, blue = read_image(tmp_path / f"a.{suffix}", 3, 4)[:, 0, 0].tolist()
+    red, green, blue = decode(tmp_path / f"a.{suffix}", 3, 4)[:, 0, 0].tolist()
     assert red > 240
     assert max(green, blue) < 15
-    assert 60 < read_image(tmp_path / f"a.{suffix}", 1, 4)[0, 0, 0] < 95
+    assert 60 < decode(tmp_path / f"a.{suffix}", 1, 4)[0, 0, 0] < 95
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
@@ -113,35 +240,65 @@ def test_cmyk(tmp_path: Path, suffix: str, options: dict[str, Any]):
 def test_16_bit_grey_is_scaled(tmp_path: Path, suffix: str, channels: int):
     pixels = np.repeat(np.array([0, 257 * 100, 257 * 200, 65535], dtype=np.uint16), 4).reshape(4, 4)
     Image.fromarray(pixels).save(tmp_path / f"a.{suffix}")
-    assert read_image(tmp_path / f"a.{suffix}", channels, 4)[-1, :, 0].tolist() == [0, 100, 200, 255]
-    assert read_header(tmp_path / f"a.{suffix}") == (True, 4)
+    assert decode(tmp_path / f"a.{suffix}", channels, 4)[-1, :, 0].tolist() == [0, 100, 200, 255]
+    assert read_header(tmp_path / f"a.{suffix}") == (True, 4, 4)
 
 
-def test_float_images_must_lie_between_0_and_1():
-    pixels = np.full((4, 4), 0.4, dtype=np.float32)
-    assert read_image(Image.fromarray(pixels), 1, 4).unique().tolist() == [102]
-    with pytest.raises(DhaError, match=r"its pixels are 40\.0\.\.40\.0, but 0\.\.1 is needed"):
-        read_image(Image.fromarray(pixels * 100), 1, 4)
+@pytest.mark.parametrize(
+    ("dtype", "largest", "white"),
+    [
+        (np.uint16, 255, 255),
+        (np.uint16, 256, 1023),
+        (np.uint16, 1023, 1023),
+        (np.uint16, 4095, 4095),
+        (np.uint16, 4096, 16383),
+        (np.int32, 16384, 65535),
+        (np.float32, 1, 1),
+        (np.float32, 1.5, 255),
+        (np.float32, 255, 255),
+        (np.float32, 65535, 65535),
+    ],
+)
+def test_deep_images_are_scaled_by_the_bits_that_their_values_take(dtype: Any, largest: float, white: int):
+    pixels = np.array([[0, largest], [largest, 0]], dtype)
+    read, facts = read_image(Image.fromarray(pixels), ImageFormat(2, 1))
+    assert facts.white == white
+    assert read[0, 0].tolist() == [0, round(largest / white * 255)]
+    known = {"float_white" if dtype is np.float32 else "integer_white": white}
+    assert torch.equal(decode(Image.fromarray(pixels), 1, 2, **known), read)
+    deeper = dict.fromkeys(known, 65535)
+    assert decode(Image.fromarray(pixels), 1, 2, **deeper)[0, 0].tolist() == [0, round(largest / 65535 * 255)]
+    if largest > 255:
+        with pytest.raises(DhaError, match=r"the image has pixel values above 255, .*scale them to 0\.\.255"):
+            decode(Image.fromarray(pixels), 1, 2, **dict.fromkeys(known, 255))
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf, 70000.0])
+def test_deep_images_of_other_values_are_refused(value: float):
+    pixels = np.zeros((3, 3), np.float32)
+    pixels[1, 1] = value
+    with pytest.raises(DhaError, match=r"its pixel values are .*, but 0\.\.65535 is needed"):
+        decode(Image.fromarray(pixels), 1, 4)
 
 
 def test_binary_files_are_read():
     file = io.BytesIO()
     quadrants().save(file, "png")
-    assert read_header(file) == (False, 16)
+    assert read_header(file) == (False, 16, 16)
     file.seek(0)
-    assert corner(read_image(file, 3, 8)) == [255, 0, 0]
+    assert corner(decode(file, 3, 8)) == [255, 0, 0]
 
 
 def test_unreadable_images_are_named(tmp_path: Path):
     (tmp_path / "a.png").write_text("text")
     with pytest.raises(DhaError, match=r"a\.png cannot be read as an image \(UnidentifiedImageError"):
-        read_image(tmp_path / "a.png", 3, 8)
+        decode(tmp_path / "a.png", 3, 8)
     with pytest.raises(DhaError, match=r"a\.png cannot be read"):
         read_header(tmp_path / "a.png")
     with pytest.raises(DhaError, match=r"missing\.png cannot be read as an image \(FileNotFoundError"):
-        read_image(tmp_path / "missing.png", 3, 8)
+        decode(tmp_path / "missing.png", 3, 8)
     with pytest.raises(DhaError, match=r"^upload 7 cannot be read"):
-        read_image(io.BytesIO(b"text"), 3, 8, name="upload 7")
+        read_image(io.BytesIO(b"text"), ImageFormat(8, 3), name="upload 7")
 
 
 def test_truncated_images_are_refused(tmp_path: Path):
@@ -151,4 +308,4 @@ def test_truncated_images_are_refused(tmp_path: Path):
         Image.fromarray(noise).save(path)
         path.write_bytes(path.read_bytes()[:2000])
         with pytest.raises(DhaError, match=f"{path.name} cannot be read"):
-            read_image(path, 3, 32)
+            decode(path, 3, 32)

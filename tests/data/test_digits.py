@@ -2,14 +2,14 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from dha.data import Cache, load_source
+from dha.data import Cache, ImageFormat, load_source
 from dha.data.digits import open_digits
 
 
 def test_all_digits_are_there_once():
     parts = open_digits()
     assert parts.test is not None
-    train, test = (part.read(1, 8, "error", Cache())[0] for part in (parts.train, parts.test))
+    train, test = (part.read(ImageFormat(8, 1), "error", Cache())[0] for part in (parts.train, parts.test))
     x, y = load_digits(return_X_y=True)
     expected = np.rint(np.asarray(x) * 255 / 16).astype(np.uint8)
     together = torch.cat([train, test]).flatten(1).numpy()

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dha.data import LabelledImages, convert_channels, on_device, read_image, resize_arrays
+from dha.data import ImageFormat, LabelledImages, convert_channels, on_device, read_image, resize_arrays
 from dha.errors import DhaError
 
 
@@ -42,22 +42,22 @@ def test_labelled_images_refuses_wrong_tensors(images: torch.Tensor, labels: tor
 
 def test_resize_is_the_identity_at_the_right_size():
     images = noise(3, 3, 8, 8)
-    assert resize_arrays(images, 8) is images
+    assert resize_arrays(images, ImageFormat(8, 3)) is images
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(40, 24, 8), (24, 41, 10), (9, 6, 16), (12, 7, 7)])
 def test_resize_agrees_with_reading_the_same_image(height: int, width: int, size: int):
     images = noise(2, 3, height, width)
-    resized = resize_arrays(images, size)
+    resized = resize_arrays(images, ImageFormat(size, 3))
     assert resized.shape == (2, 3, size, size)
     for image, small in zip(images, resized, strict=True):
-        read = read_image(as_pil(image), 3, size)
+        read = read_image(as_pil(image), ImageFormat(size, 3)).pixels
         assert (read.int() - small.int()).abs().max() <= 1
 
 
 def test_resize_of_many_images_fills_every_chunk():
     images = torch.arange(2500).remainder(251).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
-    assert torch.equal(resize_arrays(images, 4), images[:, :, :4, :4])
+    assert torch.equal(resize_arrays(images, ImageFormat(4, 3)), images[:, :, :4, :4])
 
 
 def test_convert_channels():

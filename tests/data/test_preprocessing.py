@@ -31,7 +31,7 @@ def test_normalise_gives_mean_0_and_deviation_1_and_keeps_type():
 
 
 def test_dict_survives_json():
-    preprocessing = Preprocessing(32, 3, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    preprocessing = Preprocessing(32, 3, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "pad", "black", 4095, 1)
     assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
 
 
@@ -42,5 +42,15 @@ def test_bad_fields_are_named():
         Preprocessing(8, 3, (0, 0, 0), (1,))
     with pytest.raises(DhaError, match=r"std is \(0\.0,\); every value must be above 0"):
         Preprocessing(8, 1, (0.5,), (0.0,))
+    good = Preprocessing(8, 1, (0.5,), (0.5,)).to_dict()
     with pytest.raises(DhaError, match=r"lacks \['std'\]"):
-        Preprocessing.from_dict({"image_size": 8, "channels": 1, "mean": [0]})
+        Preprocessing.from_dict({name: value for name, value in good.items() if name != "std"})
+    for name, value, expected in (
+        ("resize", "stretch", "pass pad, crop or squash"),
+        ("background", ["white"], "pass white or black"),
+        ("integer_white", 1000, "pass 255, 1023, 4095, 16383 or 65535"),
+        ("integer_white", True, "pass 255"),
+        ("float_white", 0.5, "pass 1, 255"),
+    ):
+        with pytest.raises(DhaError, match=f"{name} is .*; {expected}"):
+            Preprocessing.from_dict({**good, name: value})

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dha.data import LabelledImages, Source, Splits, split
+from dha.data import ImageFormat, LabelledImages, Source, Splits, split
 from dha.errors import DhaError
 
 COUNTS = [100, 40, 9, 3]
@@ -23,7 +23,13 @@ def numbers(data: LabelledImages | None) -> list[int]:
 
 def source(counts: list[int] = COUNTS, **parts: LabelledImages | None) -> Source:
     given = {"validation": None, "test": None, **parts}
-    return Source("numbered", numbered(counts), classes=("a", "b", "c", "d")[: len(counts)], **given)
+    return Source(
+        "numbered",
+        numbered(counts),
+        classes=("a", "b", "c", "d")[: len(counts)],
+        image_format=ImageFormat(4, 1),
+        **given,
+    )
 
 
 def run(s: Source, validation: float = 0.2, test: float = 0.1, seed: int = 0) -> Splits:

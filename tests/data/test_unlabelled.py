@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dha.data import load_images, read_image
+from dha.data import ImageFormat, load_images, read_image
 from dha.errors import DhaError
 
 
@@ -17,23 +17,23 @@ def files(tmp_path):
 
 
 def test_paths_are_read_as_training_images_are(files):
-    images = load_images(files, channels=3, image_size=10)
+    images = load_images(files, ImageFormat(10, 3))
     assert images.shape == (2, 3, 10, 10)
     for image, path in zip(images, files, strict=True):
-        assert torch.equal(image, read_image(path, 3, 10))
-    assert torch.equal(load_images(str(files[0]), channels=3, image_size=10), images[:1])
+        assert torch.equal(image, read_image(path, ImageFormat(10, 3)).pixels)
+    assert torch.equal(load_images(str(files[0]), ImageFormat(10, 3)), images[:1])
 
 
 def test_arrays_go_the_way_of_arrays():
     arrays = np.arange(2 * 6 * 6, dtype=np.uint8).reshape(2, 6, 6)
-    assert torch.equal(load_images(arrays, channels=1, image_size=6)[:, 0], torch.from_numpy(arrays))
+    assert torch.equal(load_images(arrays, ImageFormat(6, 1))[:, 0], torch.from_numpy(arrays))
 
 
 def test_what_cannot_be_read_is_named(files, tmp_path):
     with pytest.raises(DhaError, match=r"gone\.jpg: no such image file"):
-        load_images([files[0], tmp_path / "gone.jpg"], channels=3, image_size=8)
+        load_images([files[0], tmp_path / "gone.jpg"], ImageFormat(8, 3))
     (tmp_path / "text.jpg").write_text("text")
     with pytest.raises(DhaError, match=r"text\.jpg"):
-        load_images(tmp_path / "text.jpg", channels=3, image_size=8)
+        load_images(tmp_path / "text.jpg", ImageFormat(8, 3))
     with pytest.raises(DhaError, match="empty"):
-        load_images([], channels=3, image_size=8)
+        load_images([], ImageFormat(8, 3))

@@ -52,7 +52,8 @@ def test_a_model_is_read_to_the_bit(genotype: dict[str, Any], tmp_path: Path):
     ("genotype", "path", "value", "message"),
     [
         (RESIDUAL, ("format",), True, "format is True: expected a JSON whole number"),
-        (RESIDUAL, ("format",), 2, "has format 2, this dha reads 1"),
+        (RESIDUAL, ("format",), 3, "has format 3, this dha reads 2: update dha"),
+        (RESIDUAL, ("format",), 1, "has format 1, this dha reads 2: train the model again"),
         (RESIDUAL, ("classes",), "ab", "classes is 'ab': expected a JSON array"),
         (RESIDUAL, ("classes",), ["a", 1], "class 1: expected all strings or all whole numbers"),
         (RESIDUAL, ("classes",), [0, True], "class True"),

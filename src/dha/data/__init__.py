@@ -4,6 +4,7 @@ from dha.data.arrays import images_from_arrays
 from dha.data.batches import Batches, sequential
 from dha.data.cache import Cache, Where
 from dha.data.decoding import read_image
+from dha.data.image_format import ImageFormat
 from dha.data.images import LabelledImages, convert_channels, on_device, resize_arrays
 from dha.data.labels import Classes
 from dha.data.parts import OnBadImage
@@ -16,6 +17,7 @@ __all__ = [
     "Batches",
     "Cache",
     "Classes",
+    "ImageFormat",
     "LabelledImages",
     "OnBadImage",
     "Preprocessing",

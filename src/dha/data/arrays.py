@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from dha.data.cache import Cache
+from dha.data.image_format import ImageFormat
 from dha.data.labels import Labels, check_labels
 from dha.data.parts import ArrayPart, ItemPart, Part, Parts, Sliced
 from dha.errors import DhaError
@@ -15,14 +16,13 @@ from dha.errors import DhaError
 _CHUNK = 4096
 
 
-def images_from_arrays(x: Any, *, image_size: int, channels: int) -> Tensor:
-    """Turn images without labels into what a network with these measures takes.
+def images_from_arrays(x: Any, image_format: ImageFormat) -> Tensor:
+    """Convert images without labels to the pixels of a network.
 
     Args:
         x: array or tensor (N, H, W) or (N, H, W, C) with C 1, 3 or 4 (the fourth, alpha, is dropped), whole numbers
             0..255, floats in [0, 1] or booleans; or a list or tuple of Pillow images, maybe of different sizes.
-        image_size: side S of the result in pixels.
-        channels: 1 (grey) or 3 (RGB).
+        image_format: what to convert them to.
 
     Returns:
         uint8, (N, channels, S, S).
@@ -30,7 +30,7 @@ def images_from_arrays(x: Any, *, image_size: int, channels: int) -> Tensor:
     Raises:
         DhaError: if `x` has another type, shape or range, or holds no images.
     """
-    images, _ = _part(x, None, "x").read(channels, image_size, "error", Cache("memory"))
+    images, _ = _part(x, None, "x").read(image_format, "error", Cache("memory"))
     return images
 
 

@@ -1,13 +1,17 @@
 """From an image file or a Pillow image to pixels: the one way in for training data and for prediction."""
 
+import threading
+from contextlib import nullcontext
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from dha.data.conversion import DEEP, GREY, Box, convert, is_reduced, transparent_colour, white_of
+from dha.data.image_format import PADDING, ImageFormat
 from dha.errors import DhaError
 
 ImageLike = str | Path | IO[bytes] | Image.Image
@@ -15,90 +19,161 @@ ImageLike = str | Path | IO[bytes] | Image.Image
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """What files may hold, whatever their name says: Pillow hands others to programs (EPS to Ghostscript)."""
 
-_DEEP_GREY = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
-_GREY = _DEEP_GREY | {"1", "L", "LA", "F"}
+_ORIENTATION = 0x0112
+
+_LARGE = 2**24
+"""Pixels above which an image is made smaller while it is converted, and no second one is decoded beside it."""
+
+_one_large = threading.Lock()
 
 
-def read_image(image: ImageLike, channels: int, image_size: int, name: str = "") -> Tensor:
-    """Decode one image (of an animation the first), turn it upright, and scale its central square to `image_size`.
+class ImageFacts(NamedTuple):
+    """What an image file held and what was converted.
+
+    Attributes:
+        width, height: in pixels, of the upright image.
+        mode: as Pillow names it, such as "RGB", "LA" or "I;16".
+        white: the least white that its pixel values fit (see `ImageFormat`); None for images of 8 bits.
+        transparent: whether any pixel was, at least in part; these show the background.
+        turned: whether its EXIF orientation turned or mirrored it.
+        animated: whether it has more frames or pages, of which the first was read.
+        reduced: whether it is a colour image of 16 bits a channel, of which Pillow decodes the upper 8.
+    """
+
+    width: int
+    height: int
+    mode: str
+    white: int | None
+    transparent: bool
+    turned: bool
+    animated: bool
+    reduced: bool
+
+
+class DecodedImage(NamedTuple):
+    """Pixels, uint8 (channels, S, S), and where they come from."""
+
+    pixels: Tensor
+    facts: ImageFacts
+
+
+class ImageHeader(NamedTuple):
+    """What is known of an image before its pixels are decoded: whether it is grey, and its size in pixels."""
+
+    grey: bool
+    width: int
+    height: int
+
+
+def read_image(image: ImageLike, image_format: ImageFormat, name: str = "") -> DecodedImage:
+    """Decode one image (of an animation the first frame), turn it upright, and convert it to the pixels of a network.
 
     Args:
-        image: path or open binary file of an image, or a Pillow image (which is left as it is).
-        channels: 1 (grey) or 3 (RGB). Transparency is dropped; 16-bit grey is scaled to 8 bits.
-        image_size: side S of the result in pixels.
+        image: path or open binary file of an image, or a Pillow image (which is not changed).
+        image_format: what to convert it to. Transparent pixels show the background; 16-bit grey is scaled to 8 bits.
         name: what errors call the image; the path by default.
 
     Returns:
-        uint8, (channels, S, S).
+        Pixels, uint8 (channels, S, S), and what the image was.
 
     Raises:
         DhaError: if the image cannot be decoded, or has more pixels than Pillow decodes (twice
             ``PIL.Image.MAX_IMAGE_PIXELS``), which is found before they are.
     """
+    name = name or (str(image) if isinstance(image, str | Path) else "the image")
     try:
         if isinstance(image, Image.Image):
-            return _to_tensor(image, channels, image_size)
+            return _decoded(image, image_format, image.size, name)
         with Image.open(image, formats=FORMATS) as opened:
+            size = opened.size
             # The JPEG decoder may skip detail that the resize would drop; twice the size keeps the resize antialiased.
-            opened.draft("L" if channels == 1 else "RGB", (2 * image_size, 2 * image_size))
-            return _to_tensor(opened, channels, image_size)
+            width, height = image_format.content(*size)
+            opened.draft("L" if image_format.channels == 1 else "RGB", (2 * width, 2 * height))
+            with _one_large if opened.width * opened.height > _LARGE else nullcontext():
+                return _decoded(opened, image_format, size, name)
+    except DhaError:
+        raise
     except Exception as error:  # a broken file makes Pillow raise nearly anything
-        raise _unreadable(image, name, error) from error
+        raise _unreadable(name, error) from error
 
 
-def read_header(image: ImageLike) -> tuple[bool, int]:
-    """Look at an image without decoding its pixels.
-
-    Returns:
-        Whether it is grey, and its shorter side in pixels.
+def read_header(image: ImageLike) -> ImageHeader:
+    """Return what is known of an image without decoding its pixels.
 
     Raises:
         DhaError: if it is not an image.
     """
     try:
         if isinstance(image, Image.Image):
-            return image.mode in _GREY, min(image.size)
+            return ImageHeader(image.mode in GREY, *image.size)
         with Image.open(image, formats=FORMATS) as opened:
-            return opened.mode in _GREY, min(opened.size)
+            return ImageHeader(opened.mode in GREY, *opened.size)
     except Exception as error:
-        raise _unreadable(image, "", error) from error
+        raise _unreadable(str(image) if isinstance(image, str | Path) else "the image", error) from error
 
 
-def _to_tensor(image: Image.Image, channels: int, image_size: int) -> Tensor:
-    image = _to_mode(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Cropped before resizing, not with resize's `box`: that blends in pixels from outside, unlike `resize_arrays`.
-    square = image.crop((left, top, left + side, top + side))
-    pixels = np.array(square.resize((image_size, image_size), Image.Resampling.BILINEAR))
-    return torch.from_numpy(pixels).view(image_size, image_size, channels).permute(2, 0, 1).contiguous()
+def resize_image(image: Image.Image, image_format: ImageFormat) -> Image.Image:
+    """Scale an image of mode L or RGB, antialiased, to a square as `image_format` says."""
+    side = image_format.image_size
+    box = _box(*image.size, image_format)
+    if box != (0, 0, *image.size):
+        # Cut out before resizing, not with resize's `box`: that blends in pixels from outside.
+        image = image.crop(box)
+    content = image_format.content(*image.size)
+    image = image.resize(content, Image.Resampling.BILINEAR)
+    if content == (side, side):
+        return image
+    padded = Image.new(image.mode, (side, side), (PADDING,) * len(image.getbands()))
+    padded.paste(image, (round((side - content[0]) / 2), round((side - content[1]) / 2)))
+    return padded
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode in _DEEP_GREY:
-        # Pillow's own conversion of 32-bit modes clips at 255, which turns 16-bit images white.
-        image = Image.fromarray(_to_bytes(np.asarray(image), 65535))
-    elif image.mode == "F":
-        image = Image.fromarray(_to_bytes(np.asarray(image), 1))
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB makes Pillow warn
-    if mode == "L" and image.mode not in _GREY:
-        image = image.convert("RGB")  # not every mode converts to grey directly
-    return image.convert(mode)
+def _box(width: int, height: int, image_format: ImageFormat) -> Box:
+    if image_format.resize != "crop":
+        return 0, 0, width, height
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
 
 
-def _to_bytes(pixels: np.ndarray, white: int) -> np.ndarray:
-    low, high = pixels.min(), pixels.max()
-    if not (low >= 0 and high <= white):  # written so that NaN fails too
-        raise ValueError(f"its pixels are {low}..{high}, but 0..{white} is needed; save it with 8 bits a channel")
-    return np.rint(pixels.astype(np.float64) * (255 / white)).astype(np.uint8)
+def _decoded(image: Image.Image, image_format: ImageFormat, size: tuple[int, int], name: str) -> DecodedImage:
+    mode, animated = image.mode, bool(getattr(image, "is_animated", False)) and image.format != "MPO"
+    # Asked before the pixels are decoded, after which Pillow does not know it any more.
+    reduced, colour = is_reduced(image), transparent_colour(image)
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    if orientation in range(2, 9):
+        image = ImageOps.exif_transpose(image)
+        size = (size[1], size[0]) if orientation >= 5 else size
+    white = white_of(image) if mode in DEEP else None
+    known = image_format.float_white if mode == "F" else image_format.integer_white
+    if white is not None and known is not None and white > known:
+        raise DhaError(
+            f"{_printable(name)} has pixel values above {known}, which is white in the images that the model was "
+            f"trained on: scale them to 0..{known} or remove it"
+        )
+    box, channels = _box(*image.size, image_format), image_format.channels
+    content = image_format.content(box[2] - box[0], box[3] - box[1])
+    factor = 1
+    if image.width * image.height > _LARGE:
+        factor = max(1, min((box[2] - box[0]) // (4 * content[0]), (box[3] - box[1]) // (4 * content[1])))
+    flat, transparent = convert(image, box, factor, image_format.background, known or white or 255, colour)
+    if channels == 1:
+        flat = flat.convert("L")
+    pixels = np.array(resize_image(flat, image_format).convert("L" if channels == 1 else "RGB"))
+    tensor = torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
+    turned = orientation in range(2, 9)
+    return DecodedImage(tensor, ImageFacts(*size, mode, white, transparent, turned, animated, reduced))
 
 
-def _unreadable(image: ImageLike, name: str, error: Exception) -> DhaError:
-    name = name or (str(image) if isinstance(image, str | Path) else "the image")
-    # A line break in a file name would make two lines of one error, and not every byte of it can be printed.
-    name = name if name.isprintable() else repr(name)
+def _unreadable(name: str, error: Exception) -> DhaError:
+    name = _printable(name)
     if isinstance(error, Image.DecompressionBombError):
         return DhaError(f"{name} is refused ({error}): scale it down or remove it")
-    said = str(error) if str(error).isprintable() else repr(str(error))
-    return DhaError(f"{name} cannot be read as an image ({type(error).__name__}: {said}): repair or remove it")
+    return DhaError(
+        f"{name} cannot be read as an image ({type(error).__name__}: {_printable(str(error))}): repair or remove it"
+    )
+
+
+def _printable(text: str) -> str:
+    # A line break in a file name would make two lines of one error, and not every byte of it can be printed.
+    return text if text.isprintable() else repr(text)

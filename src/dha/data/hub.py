@@ -120,7 +120,7 @@ def open_dataset(dataset: Any, name: str = "dataset") -> Parts:
     train, declared = _part(dataset["train"], f"{name} train"), _class_names(dataset["train"], name)
     if train is None:
         raise DhaError(f"{name} train has no labels (all are -1); pass a labelled data set")
-    return Parts(name, train, rest["validation"], rest["test"], declared)
+    return Parts(name, train, declared=declared, **rest)
 
 
 @dataclass(frozen=True)

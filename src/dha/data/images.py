@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from dha.data.decoding import resize_image
+from dha.data.image_format import ImageFormat
 from dha.errors import DhaError
 
 RESIDENT = 0.5
@@ -165,28 +167,24 @@ def convert_channels(images: Tensor, channels: int) -> Tensor:
     return grey
 
 
-def resize_arrays(images: Tensor, image_size: int) -> Tensor:
-    """Cut the central square out of each image and scale it, antialiased, to `image_size`.
+def resize_arrays(images: Tensor, image_format: ImageFormat) -> Tensor:
+    """Scale images, antialiased, to squares as `image_format` says, as `read_image` does.
 
     Args:
-        images: uint8, (N, C, H, W).
-        image_size: side S of the result in pixels.
+        images: uint8, (N, C, H, W) with C 1 or 3.
+        image_format: of which image_size S and resize count; the channels stay.
 
     Returns:
-        uint8, (N, C, S, S); `images` itself if it has that size already. Agrees with `read_image` to one grey level.
+        uint8, (N, C, S, S); `images` itself if it has that size already.
     """
-    height, width = images.shape[2:]
-    if height == width == image_size:
+    channels, height, width = images.shape[1:]
+    side = image_format.image_size
+    if height == width == side:
         return images
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = images[:, :, top : top + side, left : left + side]
-    if side == image_size:
-        return square.contiguous()
-    resized = images.new_empty((*images.shape[:2], image_size, image_size))
-    for target, chunk in zip(resized.split(_CHUNK), square.split(_CHUNK), strict=True):
-        scaled = F.interpolate(chunk.float(), size=(image_size, image_size), mode="bilinear", antialias=True)
-        target.copy_(scaled.round().clamp(0, 255))
+    resized = images.new_empty((len(images), channels, side, side))
+    for target, image in zip(resized, images.permute(0, 2, 3, 1).contiguous().numpy(), strict=True):
+        small = resize_image(Image.fromarray(image.squeeze(2) if channels == 1 else image), image_format)
+        target.copy_(torch.from_numpy(np.array(small)).view(side, side, channels).permute(2, 0, 1))
     return resized
 
 

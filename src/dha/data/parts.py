@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dha.config import Resize
 from dha.data.cache import Cache
 from dha.data.decoding import read_header, read_image
+from dha.data.image_format import ImageFormat, typical_size
 from dha.data.images import convert_channels, resize_arrays
 from dha.data.labels import Labels
 from dha.errors import DhaError
@@ -35,14 +37,12 @@ class Part(Protocol):
     @property
     def place(self) -> str: ...  # noqa: D102
 
-    def geometry(self) -> tuple[int, int]:
-        """Return the channels (1 or 3) and the typical shorter side in pixels, without reading all images."""
+    def geometry(self, resize: Resize) -> tuple[int, int]:
+        """Return the channels (1 or 3) and the typical image size in pixels, without reading all images."""
         ...
 
-    def read(
-        self, channels: int, image_size: int, on_bad_image: OnBadImage, cache: Cache
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the images, uint8 (N, channels, image_size, image_size), in memory or over a file, and which of them
+    def read(self, image_format: ImageFormat, on_bad_image: OnBadImage, cache: Cache) -> tuple[Tensor, Tensor | None]:
+        """Return the images, uint8 (N, channels, S, S), in memory or over a file, and which of them
         could be read, int64 (M,), or None for all.
         """
         ...
@@ -75,15 +75,14 @@ class ArrayPart:
     labels: Labels
     place: str
 
-    def geometry(self) -> tuple[int, int]:
-        """Return channels and shorter side."""
-        return self.images.shape[1], min(self.images.shape[2:])
+    def geometry(self, resize: Resize) -> tuple[int, int]:
+        """Return channels and the image size at which they are not scaled."""
+        height, width = self.images.shape[2:]
+        return self.images.shape[1], typical_size(resize, width, height)
 
-    def read(
-        self, channels: int, image_size: int, on_bad_image: OnBadImage, cache: Cache
-    ) -> tuple[Tensor, Tensor | None]:
+    def read(self, image_format: ImageFormat, on_bad_image: OnBadImage, cache: Cache) -> tuple[Tensor, Tensor | None]:
         """Return all images, converted, in memory, where they are already."""
-        return resize_arrays(convert_channels(self.images, channels), image_size), None
+        return resize_arrays(convert_channels(self.images, image_format.channels), image_format), None
 
 
 class Items(Protocol):
@@ -122,8 +121,8 @@ class ItemPart:
     labels: Labels
     place: str
 
-    def geometry(self) -> tuple[int, int]:
-        """Return channels and median shorter side of a sample; 1 channel only if all of it is grey."""
+    def geometry(self, resize: Resize) -> tuple[int, int]:
+        """Return channels and median image size of a sample; 1 channel only if all of it is grey."""
         headers, problem = [], None
         for item in self.items.sample(_SAMPLE):
             try:
@@ -132,29 +131,27 @@ class ItemPart:
                 problem = error  # `read` reports or skips it
         if not headers:
             raise DhaError(f"{self.place} seems to hold no image at all: {problem}") from problem
-        return 1 if all(grey for grey, _ in headers) else 3, int(np.median([side for _, side in headers]))
+        sizes = [typical_size(resize, header.width, header.height) for header in headers]
+        return 1 if all(header.grey for header in headers) else 3, int(np.median(sizes))
 
-    def read(
-        self, channels: int, image_size: int, on_bad_image: OnBadImage, cache: Cache
-    ) -> tuple[Tensor, Tensor | None]:
+    def read(self, image_format: ImageFormat, on_bad_image: OnBadImage, cache: Cache) -> tuple[Tensor, Tensor | None]:
         """Decode the images in threads, where the cache says.
 
         Raises:
             DhaError: naming the first image that cannot be decoded, unless `on_bad_image` is "skip".
         """
-        shape = len(self.labels), channels, image_size, image_size
-        name = f"{self.place}, on_bad_image={on_bad_image}"
-        images, good = cache.keep(shape, name, lambda images: self._decode(images, on_bad_image))
+        shape = len(self.labels), image_format.channels, image_format.image_size, image_format.image_size
+        name = f"{self.place}, {image_format}, on_bad_image={on_bad_image}"
+        images, good = cache.keep(shape, name, lambda images: self._decode(images, image_format, on_bad_image))
         return images, None if len(good) == len(images) else good
 
-    def _decode(self, images: Tensor, on_bad_image: OnBadImage) -> Tensor:
+    def _decode(self, images: Tensor, image_format: ImageFormat, on_bad_image: OnBadImage) -> Tensor:
         good = torch.zeros(len(images), dtype=torch.bool)
-        channels, image_size = images.shape[1:3]
 
         def decode(index: int, item: Any) -> DhaError | None:
             name = str(item) if isinstance(item, str | Path) else f"{self.place}[{index}]"
             try:
-                images[index] = read_image(item, channels, image_size, name)
+                images[index] = read_image(item, image_format, name).pixels
             except DhaError as error:
                 return error
             return None

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from dha.config import BACKGROUND, RESIZE, Background, Resize
+from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, ImageFormat
 from dha.data.images import LabelledImages
 from dha.errors import DhaError
 
@@ -16,6 +18,13 @@ SMALLEST_SIZE = 4
 LARGEST_SIZE = 2048
 
 _CHUNK = 256
+
+_CHOICES = {
+    "resize": get_args(Resize),
+    "background": get_args(Background),
+    "integer_white": INTEGER_WHITES,
+    "float_white": FLOAT_WHITES,
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,9 @@ class Preprocessing:
         channels: 1 (grey) or 3 (RGB).
         mean: mean of each channel, of pixels in [0, 1].
         std: standard deviation of each channel, of pixels in [0, 1]; above 0.
+        resize, background: as `ImageFormat` has them.
+        integer_white: pixel value that is white in images of integers of more than 8 bits.
+        float_white: pixel value that is white in images of floats.
 
     Raises:
         DhaError: if channels is neither 1 nor 3, mean or std do not fit it, or a value is out of range.
@@ -36,12 +48,20 @@ class Preprocessing:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: Resize = RESIZE
+    background: Background = BACKGROUND
+    integer_white: int = INTEGER_WHITES[0]
+    float_white: int = FLOAT_WHITES[0]
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise DhaError(f"channels is {self.channels}; pass 1 (grey) or 3 (RGB)")
         if not SMALLEST_SIZE <= self.image_size <= LARGEST_SIZE:
             raise DhaError(f"image_size is {self.image_size}; pass {SMALLEST_SIZE} to {LARGEST_SIZE} pixels")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if type(value) is not type(choices[0]) or value not in choices:
+                raise DhaError(f"{name} is {value!r:.80}; pass {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise DhaError(
@@ -51,6 +71,17 @@ class Preprocessing:
                 raise DhaError(f"{name} is {values}; every value must be finite")
         if min(self.std) <= 0:
             raise DhaError(f"std is {self.std}; every value must be above 0")
+
+    @classmethod
+    def of(cls, image_format: ImageFormat, mean: tuple[float, ...], std: tuple[float, ...]) -> "Preprocessing":
+        """Return the preprocessing of images of this format."""
+        known = {name: value for name, value in asdict(image_format).items() if value is not None}
+        return cls(mean=mean, std=std, **known)
+
+    @property
+    def image_format(self) -> ImageFormat:
+        """What images are converted to before they are normalised."""
+        return ImageFormat(**{field.name: getattr(self, field.name) for field in fields(ImageFormat)})
 
     def normalise(self, images: Tensor) -> Tensor:
         """Shift and scale pixels to mean 0 and standard deviation 1.
@@ -69,21 +100,20 @@ class Preprocessing:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "Preprocessing":
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
         """Return what `to_dict` was called on.
 
         Raises:
             DhaError: if a field is missing or does not fit the others.
         """
-        missing = {"image_size", "channels", "mean", "std"} - set(fields)
-        if missing:
-            raise DhaError(f"the preprocessing lacks {sorted(missing)}; it has {sorted(fields)}")
-        mean, std = (tuple(float(value) for value in fields[key]) for key in ("mean", "std"))
-        image_size, channels = fields["image_size"], fields["channels"]
-        for name, value in (("image_size", image_size), ("channels", channels)):
-            if type(value) is not int:
-                raise DhaError(f"{name} of the preprocessing is {value!r:.80}; pass a whole number")
-        return cls(image_size, channels, mean, std)
+        expected = {field.name for field in fields(cls)}
+        if missing := expected - set(values):
+            raise DhaError(f"the preprocessing lacks {sorted(missing)}; it has {sorted(values)}")
+        mean, std = (tuple(float(value) for value in values[key]) for key in ("mean", "std"))
+        for name in ("image_size", "channels"):
+            if type(values[name]) is not int:
+                raise DhaError(f"{name} of the preprocessing is {values[name]!r:.80}; pass a whole number")
+        return cls(**{**{name: values[name] for name in expected}, "mean": mean, "std": std})
 
 
 @lru_cache(maxsize=16)

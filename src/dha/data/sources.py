@@ -9,12 +9,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from dha.config import BACKGROUND, RESIZE, Background, Resize
 from dha.data.archives import open_archive, open_archives
 from dha.data.arrays import open_arrays
 from dha.data.cache import Cache, Where
 from dha.data.digits import open_digits
 from dha.data.folders import open_folder
 from dha.data.hub import is_dataset_directory, is_dataset_file, open_dataset, open_dataset_path, open_hub
+from dha.data.image_format import ImageFormat
 from dha.data.images import LabelledImages
 from dha.data.labels import Classes, encode, find_classes
 from dha.data.parts import OnBadImage, Part, Parts
@@ -32,7 +34,7 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled images in memory or on disk, all of one size and number of channels.
+    """Labelled images in memory or on disk, all of one format.
 
     `classes[k]` is the class with number k; `skipped` counts images left out because they could not be read.
     """
@@ -42,6 +44,7 @@ class Source:
     validation: LabelledImages | None
     test: LabelledImages | None
     classes: Classes
+    image_format: ImageFormat
     skipped: int = 0
 
 
@@ -51,6 +54,10 @@ def load_source(
     *,
     image_size: int | None = None,
     channels: int | None = None,
+    resize: Resize = RESIZE,
+    background: Background = BACKGROUND,
+    integer_white: int | None = None,
+    float_white: int | None = None,
     classes: Sequence[str] | Sequence[int] | None = None,
     on_bad_image: OnBadImage = "error",
     cache: Where = "auto",
@@ -62,9 +69,13 @@ def load_source(
         source: a path, "digits", a name on the Hugging Face Hub, images as array, tensor or list of Pillow images, or
             a `datasets.Dataset` or `DatasetDict`. "digits" is the built-in data set; a folder of that name is ./digits.
         labels: (N,), whole numbers or strings; for arrays and lists only.
-        image_size: side of the images in pixels, at least 4; None for the (median) shorter side of the training
-            images, at most 64.
+        image_size: side of the images in pixels, at least 4; None for the median size of the training images, which
+            is their shorter side where `resize` is "crop", else their longer side, at most 64.
         channels: 1 (grey) or 3 (RGB); None for 1 if the training images are grey, else 3.
+        resize: as `ImageFormat` has it, as the next three.
+        background: what shows through transparent pixels.
+        integer_white: pixel value that is white in images of integers of more than 8 bits.
+        float_white: pixel value that is white in images of floats.
         classes: number labels by this order, as a saved model does; None for the classes of the training images.
         on_bad_image: "error", or "skip" to leave out images that cannot be read.
         cache: where decoded images are kept, as `Cache` has it; arrays stay in memory.
@@ -93,20 +104,23 @@ def load_source(
         for name, part in _present(parts)
     }
     if image_size is None or channels is None:
-        own_channels, own_size = parts.train.geometry()
+        own_channels, own_size = parts.train.geometry(resize)
         channels = channels or own_channels
         image_size = image_size or _check_size(min(LARGEST_DEFAULT_SIZE, own_size), f"images in {parts.train.place}")
+    image_format = ImageFormat(image_size, channels, resize, background, integer_white or 65535, float_white or 1)
     loaded: dict[str, LabelledImages] = {}
     skipped = 0
     kept_in = Cache(cache, folder, _path(source))
     for name, part in _present(parts):
-        images, good = part.read(channels, image_size, on_bad_image, kept_in)
+        images, good = part.read(image_format, on_bad_image, kept_in)
         loaded[name] = LabelledImages(images, numbers[name])
         if good is not None:
             loaded[name] = loaded[name].select(good)
             skipped += len(images) - len(good)
             _check_readable(numbers[name], loaded[name], known, part.place)
-    return Source(parts.name, loaded["train"], loaded.get("validation"), loaded.get("test"), known, skipped)
+    return Source(
+        parts.name, loaded["train"], loaded.get("validation"), loaded.get("test"), known, image_format, skipped
+    )
 
 
 def _open(source: Any, labels: Any, own: Path | None) -> Parts:

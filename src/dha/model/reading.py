@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dha.errors import DhaError
 
-FORMAT = 1
+FORMAT = 2
 _LARGEST_JSON = 64 * 2**20
 _KINDS: dict[str, type] = {"format": int, "classes": list, "preprocessing": dict, "genotype": dict}
 
@@ -29,7 +29,8 @@ def read_description(file: Path) -> dict[str, Any]:
         if type(description.get(key)) is not kind:
             raise DhaError(f"{file}: {key} is {_short(description.get(key))}: expected a JSON {_NAMES[kind]}")
     if description["format"] != FORMAT:
-        raise DhaError(f"{file} has format {_short(description['format'])}, this dha reads {FORMAT}: update dha")
+        remedy = "update dha" if description["format"] > FORMAT else "train the model again"
+        raise DhaError(f"{file} has format {_short(description['format'])}, this dha reads {FORMAT}: {remedy}")
     if type(description.get("mirrored", False)) is not bool:
         raise DhaError(f"{file}: mirrored is {_short(description['mirrored'])}: expected true or false")
     classes = description["classes"]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +178,5 @@ def labelled_images(model: TrainedModel, source: Any, labels: Any = None) -> Lab
     Raises:
         DhaError: for a bad source, or a class that the model does not know.
     """
-    preprocessing = model.preprocessing
-    loaded = load_source(
-        source, labels, image_size=preprocessing.image_size, channels=preprocessing.channels, classes=model.classes
-    )
+    loaded = load_source(source, labels, classes=model.classes, **asdict(model.preprocessing.image_format))
     return loaded.test or loaded.train

@@ -1,0 +1,53 @@
+"""How every image becomes a square of pixels for the network: the same in training, evaluation and prediction."""
+
+from dataclasses import dataclass
+
+from dha.config import BACKGROUND, RESIZE, Background, Resize
+
+PADDING = 128
+"""Grey level of the borders that `resize="pad"` adds: in the middle, so that it is an edge to dark and bright images
+alike, and near 0 after normalisation."""
+
+INTEGER_WHITES = (255, 1023, 4095, 16383, 65535)
+"""Of 8, 10, 12, 14 and 16 bits."""
+
+FLOAT_WHITES = (1, *INTEGER_WHITES)
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """Describe what images are converted to.
+
+    Args:
+        image_size: side S of the square that the network takes, in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        resize: what becomes of images that are not square: "pad" scales the longer side to S and adds borders, "crop"
+            cuts out the central square, "squash" scales both sides to S.
+        background: what shows through transparent pixels, "white" or "black".
+        integer_white: pixel value that is white in images of integers of more than 8 bits: 255, 1023, 4095, 16383 or
+            65535. None where it is still to be found from the images.
+        float_white: the same in images of floats: 1 or one of those. None where it is still to be found.
+    """
+
+    image_size: int
+    channels: int
+    resize: Resize = RESIZE
+    background: Background = BACKGROUND
+    integer_white: int | None = None
+    float_white: int | None = None
+
+    def content(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height, at most S, that an image of this width and height is scaled to (its central
+        square, where that is cut out); borders fill the rest.
+        """
+        side = self.image_size
+        if self.resize != "pad":
+            return side, side
+        if width >= height:
+            return side, max(1, round(height / width * side))
+        return max(1, round(width / height * side)), side
+
+
+def typical_size(resize: Resize, width: int, height: int) -> int:
+    """Return the image size at which an image is not scaled: its longer side, or the shorter where that is cut to."""
+    return min(width, height) if resize == "crop" else max(width, height)
