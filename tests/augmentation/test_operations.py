@@ -92,7 +92,7 @@ def to_tensor(image: Image.Image) -> Tensor:
     return (pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)) / 255
 
 
-def magnitudes(name: str, count: int = 9) -> Tensor:
+def magnitudes(name: str, count: int = 8) -> Tensor:
     operation = OPERATIONS[name]
     return torch.linspace(-operation.high if operation.signed else operation.low, operation.high, count)
 
@@ -182,7 +182,7 @@ def test_magnitudes_cover_the_range() -> None:
     strength = torch.linspace(0, 1, 101)
     rotation, bits = OPERATIONS["rotate"].magnitude(strength), OPERATIONS["posterize"].magnitude(strength)
     assert torch.allclose(rotation, torch.linspace(-30, 30, 101), atol=1e-4)
-    assert torch.allclose(bits, torch.linspace(4, 8, 101), atol=1e-5)
+    assert torch.allclose(bits, torch.linspace(8, 4, 101), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -198,3 +198,19 @@ def test_images_of_a_batch_do_not_mix(photo: Tensor) -> None:
     for name, operation in OPERATIONS.items():
         alone = [operation(images[k : k + 1], uniforms[k : k + 1]) for k in range(3)]
         assert torch.allclose(operation(images, uniforms), torch.cat(alone), atol=1e-6), name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_operation_is_weakest_at_intensity_zero_and_strongest_at_one(name: str, photo: Tensor) -> None:
+    operation = OPERATIONS[name]
+    images, positions = photo.repeat(16, 1, 1, 1), torch.rand(16, 2, generator=torch.Generator().manual_seed(5))
+    images[:8, :, ::4] = 1.0  # White, which is the first that solarizing changes.
+    changes = []
+    for intensity in (0.0, 0.5, 1.0):
+        strength = torch.tensor(0.5 + intensity / 2 if operation.signed else intensity)
+        changed = operation.apply(images, operation.magnitude(strength).expand(16), positions)
+        changes.append((changed - images).abs().mean().item())
+    assert changes == sorted(changes)
+    if operation.low != operation.high:
+        assert changes[0] < 1e-6
+        assert changes[2] > 0.01

@@ -65,7 +65,7 @@ def posterize(images: Tensor, magnitude: Tensor, position: Tensor) -> None:
 
 
 def solarize(images: Tensor, magnitude: Tensor, position: Tensor) -> None:
-    """Invert the values at or above a threshold; magnitude is that threshold, 0 (all values) to 1."""
+    """Invert the values at or above a threshold; magnitude is that threshold, 0 (all values) to above 1 (none)."""
     # |v - 1| where inverted and |v - 0| elsewhere: many times as fast on CPU as `where`, and the same to the bit.
     inverted = torch.ge(images, _wide(magnitude), out=torch.empty_like(images))
     images.sub_(inverted).abs_()

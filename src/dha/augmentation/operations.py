@@ -18,7 +18,8 @@ class Operation:
         function: of images (n, C, H, W) float32 in [0, 1], contiguous, a magnitude (n,), a position (n, 2) uniform in
             [0, 1), and the numbers of ``kind``, (n,) each, all on one device; changes the images in place, within the
             range. Deterministic.
-        low, high: the range of the magnitude, in the unit the function states.
+        low, high: where the operation is weakest and where it is strongest: the range of the magnitude, in the unit the
+            function states. Where they differ, ``low`` changes nothing.
         signed: whether the magnitude is as likely to be negative.
         kind: what tells operations with one function apart, which so run in one call.
         prior: weight among operations that are worth the same, > 0, for the generalisation rule.
@@ -54,8 +55,8 @@ OPERATIONS: dict[str, Operation] = {
     "equalize": Operation(intensity.equalize),
     "invert": Operation(intensity.solarize),  # from 0 on
     "rotate": Operation(geometry.warp, high=30.0, signed=True, kind=geometry.ROTATION),
-    "posterize": Operation(intensity.posterize, low=4.0, high=8.0),
-    "solarize": Operation(intensity.solarize, high=1.0),
+    "posterize": Operation(intensity.posterize, low=8.0, high=4.0),
+    "solarize": Operation(intensity.solarize, low=256 / 255),  # from above white, which changes nothing, to black
     "color": Operation(intensity.blend, high=0.9, signed=True, kind=intensity.COLOR),
     "contrast": Operation(intensity.blend, high=0.9, signed=True, kind=intensity.CONTRAST),
     "brightness": Operation(intensity.blend, high=0.9, signed=True, kind=intensity.BRIGHTNESS),
