@@ -152,6 +152,26 @@ def test_an_overflowing_loss_says_nothing():
     assert rule.worth()[2] == pytest.approx(0.3, abs=1e-4)
 
 
+@pytest.mark.parametrize("part", ["training", "validation"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("when", [0, 19])
+@pytest.mark.parametrize("count", [1, 64])
+def test_a_loss_that_is_not_finite_does_not_move_the_gap(part, value, when, count):
+    generator = torch.Generator().manual_seed(0)
+    rule = GeneralisationRule(AugmentationPolicy(NAMES))
+    for index in range(20):
+        draws, ones = (rule.probe(64, generator), rule.probe(64, generator)), torch.ones(64)
+        broken = ones.clone()
+        if index == when:
+            broken[:count] = value
+        plain = (0.9 * broken, ones) if part == "training" else (0.9 * ones, broken)
+        rule.learn(draws, plain, (plain[0] + 0.1, plain[1] + 0.1), index / 200)
+        assert rule.policy.probabilities().isfinite().all()
+    assert rule.gap == pytest.approx(0.1, abs=1e-6)
+    assert torch.allclose(rule.worth()[1:], rule.worth()[1], atol=1e-5)
+    assert rule.worth()[1] == pytest.approx(0.1 - rule.harm_weight * 0.1, abs=1e-4)
+
+
 def test_probes_draw_every_operation_in_the_first_slot_alone():
     rule = GeneralisationRule(AugmentationPolicy(NAMES))
     draws = rule.probe(200, torch.Generator().manual_seed(0))

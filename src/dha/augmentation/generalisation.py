@@ -46,7 +46,7 @@ LOSS_MEMORY = 0.05
 LEAST_HARM = 1.6
 """The least that a nat of loss on unseen images weighs against one on training images. Above 1: an operation after
 which both are equally hard, because it leaves nothing of the images, would else always be worth something."""
-_ESTIMATES = ("sums", "total", "progress", "loss")
+_ESTIMATES = ("sums", "totals", "progress", "loss")
 
 
 class GeneralisationRule:
@@ -84,14 +84,14 @@ class GeneralisationRule:
         self.identity = torch.tensor([name == "identity" for name in policy.operations])
         # Per part and operation, sums over probes: 1, v, v^2, d, v d, d^2, of v the intensity - 1/2, d the difference.
         self.sums = torch.zeros(2, 6, len(policy.operations))
-        self.total = 0.0
+        self.totals = [0.0, 0.0]
         self.progress = 0.0
         self.loss = torch.zeros(2)
 
     @property
     def gap(self) -> float:
         """Running estimate of the share of the validation loss that training images, both untouched, do not have."""
-        return 1 - float(self.loss[0] / self.loss[1]) if self.loss[1] > 0 else 0.0
+        return 1 - float(self.loss[0] / self.loss[1]) if self.loss[1] > 0 and self.totals[0] else 0.0
 
     @property
     def strength(self) -> float:
@@ -130,15 +130,20 @@ class GeneralisationRule:
         """
         passed, self.progress = progress - self.progress, progress
         self.sums[0] *= math.exp(-passed / self.memory)
-        self.total = math.exp(-passed / LOSS_MEMORY) * self.total + 1
         for part in (0, 1):
-            loss = plain[part].float().mean().nan_to_num(posinf=0.0)
-            self.loss[part] += (loss - self.loss[part]) / self.total
+            self.totals[part] *= math.exp(-passed / LOSS_MEMORY)
+            losses = plain[part].float()
+            losses = losses[losses.isfinite()]
+            if len(losses):
+                self.totals[part] += 1
+                self.loss[part] += (losses.mean() - self.loss[part]) / self.totals[part]
+        if not self.totals[1]:
+            return  # There is no validation loss yet to measure anything by.
         for part in (0, 1):
             operations = draws[part].pairs[:, 0]
             v = intensity(draws[part].uniforms[:, 0, 0], self.signed[operations]) - 0.5
             difference = (changed[part] - plain[part]).float() / self.loss[1].clamp_min(1e-6)
-            # A loss that overflowed says nothing.
+            # A loss that is not finite says nothing.
             sound = difference.isfinite()
             operations, v, difference = operations[sound], v[sound], difference[sound]
             terms = torch.stack([torch.ones_like(v), v, v * v, difference, v * difference, difference.square()])
