@@ -1,9 +1,12 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from dha.augmentation import OPERATIONS
-from dha.augmentation.batched import _numbers, _table, all_alike, apply_operations, spread
+from dha.augmentation import OPERATIONS, Operation
+from dha.augmentation.batched import _numbers, _recorded, _table, all_alike, apply_operations, spread
 
 
 def drawn(photo, slots, n=60):
@@ -33,10 +36,11 @@ def test_every_image_has_its_own_operations_one_after_the_other(photo, slots):
 def test_functions_that_are_given_equally_many_images_do_the_same(photo, slots, kept, share, idle):
     names, (images, _, uniforms) = tuple(OPERATIONS)[0 if idle else 1 :], drawn(photo, slots)
     choices = (torch.arange(60)[:, None] + torch.arange(slots)) % min(kept, len(names)) + int(idle and kept == 1)
-    before, table = images.clone(), _table(names)
+    operations = tuple(OPERATIONS[name] for name in names)
+    before, table = images.clone(), _table(operations)
     told, which = spread(table.places[choices], _numbers(table, choices, uniforms), table.acting())
     assert told.shape[:3] == (slots, 10, 60 // share)
-    (result,) = all_alike(names)(images, told, which)
+    (result,) = all_alike(operations)(images, told, which)
     assert torch.equal(images, before)
     torch.testing.assert_close(result, apply_operations(names, images, choices, uniforms), rtol=0, atol=1e-6)
 
@@ -95,3 +99,19 @@ def test_rotations_and_shears_are_one_call_and_whole_pixels_another(photo, monke
     choice = torch.tensor([0, 4, 1, 2, 3, 0, 4, 5])
     apply_operations(names, photo.expand(8, -1, -1, -1), choice[:, None], torch.rand(8, 1, 3))
     assert sizes == [("bilinear", 5), ("nearest", 2)]
+
+
+def test_an_operation_that_was_replaced_under_its_name_is_the_one_applied(photo, monkeypatch):
+    choices, uniforms = torch.tensor([[0]]), torch.rand(1, 1, 3)
+    before = apply_operations(["invert"], photo, choices, uniforms)
+    torch.testing.assert_close(before, 1 - photo)
+    monkeypatch.setitem(OPERATIONS, "invert", Operation(lambda images, magnitude, position: images.mul_(0.5)))
+    assert torch.equal(apply_operations(["invert"], photo, choices, uniforms), photo / 2)
+
+
+def test_every_thread_has_recordings_of_its_own():
+    with ThreadPoolExecutor(2) as threads:
+        barrier = threading.Barrier(2)
+        found = list(threads.map(lambda _: (barrier.wait(), _recorded.graphs[torch.device("cpu")])[1], range(2)))
+    assert found[0] is not found[1]
+    assert _recorded.graphs[torch.device("cpu")] is _recorded.graphs[torch.device("cpu")]

@@ -1,14 +1,16 @@
 """Different operations for the images of one batch, with as few calls and as little copying as possible."""
 
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dha.augmentation.intensity import identity
-from dha.augmentation.operations import OPERATIONS
+from dha.augmentation.operations import OPERATIONS, Operation
 from dha.augmentation.strength import magnitudes
 from dha.engine import Graphs, side_by_side, to_device
 
@@ -18,6 +20,9 @@ how many these are."""
 
 SHARES = (4, 2, 1)
 """One in so many of all images is what every function may be given on a GPU."""
+
+KEPT = 16
+"""Lists of operations of which is kept what applying them takes."""
 
 
 class _Table(NamedTuple):
@@ -55,7 +60,9 @@ def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, unif
         choices: places of the operations among the names, int64 (n, slots), on the CPU.
         uniforms: what magnitudes and positions follow from, (n, slots, 3) in [0, 1), on the CPU.
     """
-    table = _table(tuple(names))
+    # By what the names stand for now: an operation may have been replaced since the last call.
+    operations = tuple(OPERATIONS[name] for name in names)
+    table = _table(operations)
     idle = table.idle[choices].all(0)
     if idle.all():
         return images / 255 if images.dtype == torch.uint8 else images.clone()
@@ -65,7 +72,7 @@ def apply_operations(names: Sequence[str], images: Tensor, choices: Tensor, unif
     if images.numel() <= SMALL and images.is_cuda and images.device.index == torch.cuda.current_device():
         arguments = [to_device(part, images.device) for part in spread(places, numbers, table.acting())]
         values = images / 255 if images.dtype == torch.uint8 else images
-        (changed,) = _graphs()(all_alike(tuple(names)), values.contiguous(), *arguments)
+        (changed,) = _recorded.graphs[images.device](all_alike(operations), values.contiguous(), *arguments)
         assert changed is not None
         return changed.clone()
     where = torch.arange(len(images))  # each image lies now
@@ -129,12 +136,12 @@ def spread(places: Tensor, numbers: Tensor, acting: int) -> tuple[Tensor, Tensor
     return told[:, :-1].unflatten(1, (acting, size)), torch.cat([taken[:, :-1], rows], 1)
 
 
-@cache
-def all_alike(names: tuple[str, ...]) -> Callable[[Tensor, Tensor, Tensor], list[Tensor]]:
+@lru_cache(KEPT)
+def all_alike(operations: tuple[Operation, ...]) -> Callable[[Tensor, Tensor, Tensor], list[Tensor]]:
     """Return a function of images (n, C, H, W), contiguous, and of what ``spread`` returned: it lets every function of
     some operations change copies of its images.
     """
-    table = _table(names)
+    table = _table(operations)
 
     def apply(images: Tensor, told: Tensor, which: Tensor) -> list[Tensor]:
         untouched = torch.arange(len(images), device=images.device)
@@ -153,14 +160,18 @@ def all_alike(names: tuple[str, ...]) -> Callable[[Tensor, Tensor, Tensor], list
     return apply
 
 
-@cache
-def _graphs() -> Graphs:
-    return Graphs(possible=True)
+class _Recorded(threading.local):
+    """The recordings of one thread, for each device: what a recording returns is overwritten by the next replay."""
+
+    def __init__(self) -> None:
+        self.graphs: dict[torch.device, Graphs] = defaultdict(lambda: Graphs(possible=True))
 
 
-@cache
-def _table(names: tuple[str, ...]) -> _Table:
-    operations = [OPERATIONS[name] for name in names]
+_recorded = _Recorded()
+
+
+@lru_cache(KEPT)
+def _table(operations: tuple[Operation, ...]) -> _Table:
     kinds = {operation.function: len(operation.kind) for operation in operations}
     functions = sorted(kinds, key=lambda function: function is identity)
     most = max(kinds.values())

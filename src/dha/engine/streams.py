@@ -1,5 +1,6 @@
 """What a GPU does at the same time: streams, in which work is done in order, while that of others goes on."""
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -16,7 +17,7 @@ def side_by_side(calls: Sequence[Callable[[], object]], device: torch.device) ->
             call()
         return
     here = torch.cuda.current_stream(device)
-    streams = _streams(device, len(calls))
+    streams = _streams(device, len(calls), threading.get_ident())
     for stream, call in zip(streams, calls, strict=True):
         stream.wait_stream(here)
         with torch.cuda.stream(stream):
@@ -26,8 +27,9 @@ def side_by_side(calls: Sequence[Callable[[], object]], device: torch.device) ->
 
 
 @cache
-def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:
-    # The same every time: each has memory of its own for what is made in it.
+def _streams(device: torch.device, count: int, thread: int) -> list[torch.cuda.Stream]:
+    # The same every time: each has memory of its own for what is made in it. But not those of another thread, which may
+    # be recording.
     return [torch.cuda.Stream(device) for _ in range(count)]
 
 
