@@ -531,7 +531,7 @@ def test_an_overflowing_loss_does_not_poison_the_policy(splits, small):
     joint.step(*next(iter(batches)), progress=0.2)
     assert joint.batching.learner is not None
     assert joint.batching.learner.pending is not None
-    joint.batching.learner.pending[1].copy[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    joint.batching.learner.pending[2].copy[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
     joint.step(*next(iter(batches)), progress=0.2)
     assert joint.policy.probabilities().isfinite().all()
 

@@ -1,12 +1,13 @@
 """What becomes of the policy in the joint step: fixed, or moved by what is planted in the validation images."""
 
+import copy
 import itertools
 
 import pytest
 import torch
 
 from dha import AugmentationConfig, HyperparametersConfig
-from dha.augmentation import AugmentationPolicy
+from dha.augmentation import AugmentationPolicy, adversarial_gradient, validation_gradient
 from dha.data import Preprocessing, load_source, measure, split
 from dha.engine import make_fabric
 from dha.prepare import prepare, resolve
@@ -97,6 +98,57 @@ def learned(splits, small, tmp_path, rule, steps, seen):
             joint.batching.learner = learner
         joint.step(*batch, progress=0.5 * step / steps)
     return learner.policy.operation_probabilities()
+
+
+@pytest.mark.parametrize(("rule", "gradient"), [("validation", "validation"), ("adversarial", "adversarial")])
+def test_a_rule_by_signal_scores_pairs_by_the_policy_that_drew_them(splits, small, monkeypatch, rule, gradient):
+    settings = AugmentationConfig(rule=rule, learning_rate=0.2)
+    batches, joint, learner = begin(splits, small(learn="augmentation", every=1, augmentation=settings))
+    name = f"dha.policy_learning.{gradient}_gradient"
+    drawn, scored, draw = [], [], learner.policy.draw
+    compute = {"validation": validation_gradient, "adversarial": adversarial_gradient}[gradient]
+
+    def noted(policy, pairs, *rest, **settings):
+        scored.append((pairs, policy.operation_probabilities()))
+        return compute(policy, pairs, *rest, **settings)
+
+    learner.policy.draw = lambda *given: (drawn.append(learner.policy.operation_probabilities()), draw(*given))[1]
+    monkeypatch.setattr(name, noted)
+    for batch in itertools.islice(batches, 5):
+        joint.step(*batch, progress=0.3)
+    assert len(scored) == 4
+    assert not torch.equal(drawn[1], drawn[2]), "it moves"
+    assert all(torch.equal(ours, theirs) for ours, (_, theirs) in zip(drawn, scored, strict=False))
+
+
+@pytest.mark.parametrize("rule", ["generalisation", "validation", "adversarial"])
+def test_what_a_policy_has_not_learned_from_yet_is_in_its_state(splits, small, rule):
+    settings = AugmentationConfig(rule=rule, learning_rate=0.2)
+    policies = []
+    several = None
+    for resumed in (False, True):
+        batches, joint, learner = begin(splits, small(learn="augmentation", every=1, augmentation=settings))
+        several = several or list(itertools.islice(batches, 6))
+        joint.validation = itertools.cycle(list(itertools.islice(joint.validation, 2)))
+        for step, batch in enumerate(several):
+            if resumed and step == 4:
+                state = copy.deepcopy(learner.state_dict())
+                learner.pending = learner.probed = None
+                learner.policy.set_slots(torch.zeros(2, 17), torch.zeros(17))
+                learner.load_state_dict(state)
+            joint.step(*batch, progress=0.1 * step)
+        policies.append(learner.policy.to_dict())
+    assert policies[0] == policies[1]
+
+
+def test_signals_that_are_not_finite_say_nothing_about_their_pairs(splits, small):
+    settings = AugmentationConfig(rule="adversarial", learning_rate=0.2)
+    *_, learner = begin(splits, small(learn="augmentation", augmentation=settings))
+    signal, start = torch.full((64,), 2.0), learner.policy.to_dict()
+    signal[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    for _ in range(2):
+        learner.note(learner.policy.draw(64, learner.generator), signal)
+    assert learner.policy.to_dict() == start, "all others are equal"
 
 
 PLANTED = pytest.mark.parametrize(

@@ -150,8 +150,6 @@ class JointTraining:
             self._move(sound)
 
         if due:
-            if learner is not None:
-                learner.update()
             held_out = self._learn(inputs, labels, active, probe, progress)
             if learner is not None and batch.draws is not None and learner.by_signal:
                 aligned = learner.by_validation

@@ -4,6 +4,7 @@ What is measured on the device comes to the host while training goes on, and is 
 that nothing waits.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -59,7 +60,7 @@ class PolicyLearning:
         self.aside = Aside(fabric.device)
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
         self.probed: tuple[Draws, Draws, float, HostCopy] | None = None
-        self.pending: tuple[Tensor, HostCopy] | None = None
+        self.pending: tuple[AugmentationPolicy, Tensor, HostCopy] | None = None
 
     def augment(self, images: Tensor, batches: int = 1) -> tuple[Tensor, list[Draws]]:
         """Return images, float32 (N, C, H, W) in [0, 1], of so many equal batches, augmented, and for each batch the
@@ -105,19 +106,30 @@ class PolicyLearning:
         self.probed = seen[0], unseen[0], progress, HostCopy(torch.cat(losses))
 
     def note(self, draws: Draws, signal: Tensor) -> None:
-        """Take in what a rule by signal looks at: a number (n,) per image of this process's part."""
-        self.pending = draws.pairs, HostCopy(gathered(signal, self.fabric))
+        """Move the policy by what was noted last, then take in what a rule by signal looks at.
 
-    def update(self) -> None:
-        """Move the policy by what was noted last."""
+        Args:
+            draws: those of all processes, from the policy as it is before this call.
+            signal: a number (n,) per image of this process's part.
+        """
+        drawn_from = copy.deepcopy(self.policy)
+        self._update()
+        self.pending = drawn_from, draws.pairs, HostCopy(gathered(signal, self.fabric))
+
+    def _update(self) -> None:
         if self.pending is None:
             return
-        # An image whose loss overflowed says nothing about its pair.
-        pairs, signal = self.pending[0], standardise(self.pending[1].wait().nan_to_num(0.0, 0.0, 0.0))
+        drawn_from, pairs, copied = self.pending
+        signal = copied.wait()
+        # An image without a finite signal says nothing about its pair.
+        sound = signal.isfinite()
+        if sound.sum() < 2:
+            return
+        pairs, signal = pairs[sound], standardise(signal[sound])
         if self.by_validation:
-            gradients = validation_gradient(self.policy, pairs, signal, learning_rate=1.0)
+            gradients = validation_gradient(drawn_from, pairs, signal, learning_rate=1.0)
         else:
-            gradients = adversarial_gradient(self.policy, pairs, signal)
+            gradients = adversarial_gradient(drawn_from, pairs, signal)
         for logits, gradient in zip(self.policy.parameters(), gradients, strict=True):
             logits.grad = gradient
         self.optimizer.step()
@@ -140,7 +152,8 @@ class PolicyLearning:
             *draws, progress, copy = self.probed
             state["probed"] = [[[d.pairs, d.uniforms] for d in draws], progress, copy.wait()]
         if self.pending is not None:
-            state["pending"] = [self.pending[0], self.pending[1].wait()]
+            drawn_from, pairs, signal = self.pending
+            state["pending"] = [[part.detach() for part in drawn_from.parameters()], pairs, signal.wait()]
         return state
 
     @torch.no_grad()
@@ -158,4 +171,8 @@ class PolicyLearning:
             draws, progress, losses = state["probed"]
             self.probed = Draws(*draws[0]), Draws(*draws[1]), progress, HostCopy(losses)
         if state["pending"] is not None:
-            self.pending = state["pending"][0], HostCopy(state["pending"][1])
+            logits, pairs, signal = state["pending"]
+            drawn_from = copy.deepcopy(self.policy)
+            for part, saved in zip(drawn_from.parameters(), logits, strict=True):
+                part.copy_(saved)
+            self.pending = drawn_from, pairs, HostCopy(signal)
