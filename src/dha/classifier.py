@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
 from dha.config import Config
-from dha.data import load_images
+from dha.data import image_chunks
 from dha.model import TrainedModel, labelled_images
 
 
@@ -64,8 +64,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
         """Return the probability of each class, (N, classes), for an array, PIL images, or paths of image files."""
-        images = load_images(X, self._fitted().preprocessing.image_format)
-        return self.model_.probabilities(images).numpy()
+        model = self._fitted()
+        chunks = image_chunks(X, model.preprocessing.image_format)
+        return np.concatenate([model.probabilities(images).numpy() for images in chunks])
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable class of each image."""

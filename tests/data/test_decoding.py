@@ -295,7 +295,7 @@ def test_unreadable_images_are_named(tmp_path: Path):
         decode(tmp_path / "a.png", 3, 8)
     with pytest.raises(DhaError, match=r"a\.png cannot be read"):
         read_header(tmp_path / "a.png")
-    with pytest.raises(DhaError, match=r"missing\.png cannot be read as an image \(FileNotFoundError"):
+    with pytest.raises(DhaError, match=r"missing\.png cannot be opened \(No such file or directory\): check"):
         decode(tmp_path / "missing.png", 3, 8)
     with pytest.raises(DhaError, match=r"^upload 7 cannot be read"):
         read_image(io.BytesIO(b"text"), ImageFormat(8, 3), name="upload 7")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -110,3 +112,11 @@ def test_a_store_is_moved_to_the_device_once_and_only_if_it_fits(monkeypatch: py
     assert moved[0].join(moved[1])._store is moved[2]._store
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * 6 * 48 - 1, 10**9))
     assert on_device(parts, torch.device("cuda")) == tuple(parts)
+
+
+def test_a_store_on_disk_stays_there_where_the_free_memory_is_not_known(tmp_path: Path):
+    (tmp_path / "store").write_bytes(bytes(48 * 2))
+    store = torch.from_file(str(tmp_path / "store"), shared=True, size=96, dtype=torch.uint8).view(2, 3, 4, 4)
+    data = LabelledImages(store, torch.arange(2))
+    assert on_device([data], torch.device("meta")) == (data,)
+    assert on_device([data], torch.device("cpu"))[0].on_disk

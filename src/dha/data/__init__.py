@@ -11,12 +11,13 @@ from dha.data.parts import OnBadImage
 from dha.data.preprocessing import Preprocessing, measure
 from dha.data.sources import Source, load_source
 from dha.data.splits import Splits, split
-from dha.data.unlabelled import load_images
+from dha.data.unlabelled import ImageChunk, image_chunks, load_images, stream_images
 
 __all__ = [
     "Batches",
     "Cache",
     "Classes",
+    "ImageChunk",
     "ImageFormat",
     "LabelledImages",
     "OnBadImage",
@@ -25,6 +26,7 @@ __all__ = [
     "Splits",
     "Where",
     "convert_channels",
+    "image_chunks",
     "images_from_arrays",
     "load_images",
     "load_source",
@@ -34,4 +36,5 @@ __all__ = [
     "resize_arrays",
     "sequential",
     "split",
+    "stream_images",
 ]

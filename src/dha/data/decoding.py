@@ -1,5 +1,7 @@
 """From an image file or a Pillow image to pixels: the one way in for training data and for prediction."""
 
+import os
+import stat
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -82,6 +84,7 @@ def read_image(image: ImageLike, image_format: ImageFormat, name: str = "") -> D
     """
     name = name or (str(image) if isinstance(image, str | Path) else "the image")
     try:
+        _check_file(image)
         if isinstance(image, Image.Image):
             return _decoded(image, image_format, image.size, name)
         with Image.open(image, formats=FORMATS) as opened:
@@ -104,6 +107,7 @@ def read_header(image: ImageLike) -> ImageHeader:
         DhaError: if it is not an image.
     """
     try:
+        _check_file(image)
         if isinstance(image, Image.Image):
             return ImageHeader(image.mode in GREY, *image.size)
         with Image.open(image, formats=FORMATS) as opened:
@@ -165,10 +169,18 @@ def _decoded(image: Image.Image, image_format: ImageFormat, size: tuple[int, int
     return DecodedImage(tensor, ImageFacts(*size, mode, white, transparent, turned, animated, reduced))
 
 
+def _check_file(image: ImageLike) -> None:
+    # Opening a pipe would wait for ever, and a device may have no end.
+    if isinstance(image, str | Path) and not stat.S_ISREG(os.stat(image).st_mode):
+        raise ValueError("it is no regular file")
+
+
 def _unreadable(name: str, error: Exception) -> DhaError:
     name = _printable(name)
     if isinstance(error, Image.DecompressionBombError):
         return DhaError(f"{name} is refused ({error}): scale it down or remove it")
+    if isinstance(error, OSError) and error.strerror:  # Pillow's own errors of this type have none
+        return DhaError(f"{name} cannot be opened ({error.strerror}): check the path and its permissions, or remove it")
     return DhaError(
         f"{name} cannot be read as an image ({type(error).__name__}: {_printable(str(error))}): repair or remove it"
     )

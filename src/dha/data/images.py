@@ -127,14 +127,18 @@ def on_device(
     Args:
         parts: labelled images; a store that several of them are rows of is moved once.
         device: to move them to.
-        share: of the free memory of a CUDA device, how much stores may take; those that do not fit stay where they are.
+        share: of the free memory of a CUDA device, how much stores may take; those that do not fit stay where they are,
+            and so do those on disk where the device is of another kind, whose free memory is not known.
 
     Returns:
         The parts, in the same order.
     """
     stores = {id(part._store): part._store for part in parts}
-    room = share * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
-    if sum(store.nbytes for store in stores.values()) > room:
+    if device.type == "cuda":
+        fits = sum(store.nbytes for store in stores.values()) <= share * torch.cuda.mem_get_info(device)[0]
+    else:
+        fits = device.type == "cpu" or not any(part.on_disk for part in parts)
+    if not fits:
         return tuple(parts)
     moved = {key: store.to(device) for key, store in stores.items()}
     return tuple(
