@@ -121,12 +121,13 @@ def is_image(path: str) -> bool:
     return _is_image(path, {})
 
 
-def is_run(folder: Path, own: Path | None = None) -> bool:
+def is_run(folder: Path, own: Path | None = None, depth: int = 2) -> bool:
     """Tell whether a folder is that of a run, or holds such folders and nothing else.
 
     Args:
         folder: to look at.
         own: the folder of this run, which may be empty.
+        depth: how many folders deep runs may lie in it.
     """
     if own is not None and os.path.realpath(folder) == os.path.realpath(own):
         return True
@@ -135,15 +136,15 @@ def is_run(folder: Path, own: Path | None = None) -> bool:
         if config.is_file():
             with config.open("rb") as file:
                 return file.read(len(RUN_HEADER)) == RUN_HEADER.encode()
-        if folder.is_symlink():
+        if folder.is_symlink() or not depth:
             return False
         found = False
         for entry in listed(folder, {}):
-            found = entry.is_dir(follow_symlinks=False) and is_run(Path(entry.path), own)
+            found = entry.is_dir(follow_symlinks=False) and is_run(Path(entry.path), own, depth - 1)
             if not found:
                 break
         return found
-    except (OSError, DhaError, RecursionError):
+    except (OSError, DhaError):
         return False
 
 
