@@ -17,12 +17,17 @@ from dha.errors import DhaError
         (torch.tensor([3, 1]), [3, 1]),
         (np.array(["b", "a"], dtype=object), ["b", "a"]),
         ([np.int64(3), 1], [3, 1]),
-        ([True, False], [1, 0]),
-        (np.array([True, False]), [1, 0]),
+        ([True, False], [True, False]),
+        (np.array([True, False]), [True, False]),
+        (np.array([2.0, 1.0]), [2, 1]),
+        ([2.0, np.float32(1)], [2, 1]),
+        (np.array([2, 1], dtype=np.uint64), [2, 1]),
     ],
 )
 def test_whole_numbers_and_strings_are_taken(labels: Any, expected: list[Any]):
-    assert check_labels(labels, 2, "labels").tolist() == expected
+    checked = check_labels(labels, 2, "labels").tolist()
+    assert checked == expected
+    assert [type(label) for label in checked] == [type(label) for label in expected]
 
 
 @pytest.mark.parametrize(
@@ -35,6 +40,10 @@ def test_whole_numbers_and_strings_are_taken(labels: Any, expected: list[Any]):
         (["a", None], r"y\[1\] is missing \(None\)"),
         ([0.5, 1.0], r"y\[0\] is 0\.5 \(float\); pass whole numbers \(\.astype\(int\)\)"),
         (["a", 1], "y mix strings and numbers"),
+        ([True, 2], "y mix numbers and booleans"),
+        (np.array([1, 2**63], dtype=np.uint64), r"y\[1\] is 9223372036854775808; pass whole numbers of 64 bits"),
+        (["a", "a\0"], r"y\[1\] is 'a\\x00'; leave out the character of code 0"),
+        (["a", "b" * 10**6], r"y\[1\] has 1000000 characters \('bbbbbbbbbbbbbbbbbbbb'\.\.\.\); pass at most 1000"),
         ([b"a", b"b"], r"y\[0\] is b'a' \(bytes\)"),
         (7, r"y have shape \(\)"),
     ],
@@ -42,6 +51,11 @@ def test_whole_numbers_and_strings_are_taken(labels: Any, expected: list[Any]):
 def test_other_labels_are_refused(labels: Any, message: str):
     with pytest.raises(DhaError, match=message):
         check_labels(labels, 2, "y")
+
+
+def test_booleans_come_back_as_booleans():
+    assert find_classes(Labels.of(check_labels([True, False, True], 3, "y"))) == (False, True)
+    assert [type(name) for name in find_classes(Labels.of(np.array([True, False])))] == [bool, bool]
 
 
 @pytest.mark.parametrize("values", [["b", "c", "b", "a", "b"], [7, 300, 7, -1, 7]])

@@ -1,4 +1,4 @@
-"""Labels as users give them (whole numbers or strings), and their numbering from 0."""
+"""Labels as users give them (whole numbers, strings or booleans), and their numbering from 0."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,16 @@ from dha.errors import DhaError
 
 Classes = tuple[str, ...] | tuple[int, ...]
 
+_LONGEST = 1000
+"""Characters of a class name. NumPy keeps every string in the room of the longest."""
+
 
 @dataclass(frozen=True)
 class Labels:
     """Labels of N images, four bytes each however long their names are.
 
     Args:
-        values: (K,), the different labels, whole numbers or strings, sorted.
+        values: (K,), the different labels, whole numbers, strings or booleans, sorted.
         numbers: int32, (N,), the place in `values` of the label of each image.
     """
 
@@ -46,16 +49,16 @@ def check_labels(labels: Any, count: int, place: str, first: int = 0) -> np.ndar
     """Check labels as the user gave them.
 
     Args:
-        labels: (N,), whole numbers or strings: an array, tensor or sequence.
+        labels: (N,), whole numbers, also as floats, strings or booleans: an array, tensor or sequence.
         count: N, the number of images.
         place: what errors call the labels.
         first: the number that errors give to the first of them.
 
     Returns:
-        (N,), whole numbers or strings.
+        (N,), whole numbers, strings or booleans.
 
     Raises:
-        DhaError: if there is not exactly one whole number or string for each image.
+        DhaError: if there is not exactly one label for each image, all of one kind, or one is too large or too long.
     """
     if isinstance(labels, torch.Tensor):
         labels = labels.detach().cpu()
@@ -67,28 +70,44 @@ def check_labels(labels: Any, count: int, place: str, first: int = 0) -> np.ndar
         raise DhaError(f"{place} have shape {given.shape}; pass a 1-D array with one label for each image")
     if len(given) != count:
         raise DhaError(f"{place} are {len(given)}, but there are {count} images; pass one label for each image")
-    if given.dtype.kind == "b":
-        return given.astype(np.int64)
-    if given.dtype.kind in "iuU":
+    if given.dtype.kind in "biU" or (given.dtype.kind == "u" and given.dtype.itemsize < 8):
         return given
     values = given.tolist()
     for index, value in enumerate(values):
-        if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
-            raise DhaError(f"{place}[{first + index}] is missing ({value}); label this image or leave it out")
-    for index, value in enumerate(values):
-        if not isinstance(value, str | int | np.integer):
-            raise DhaError(
-                f"{place}[{first + index}] is {value!r} ({type(value).__name__}); "
-                "pass whole numbers (.astype(int)) or strings"
-            )
-    kinds = {isinstance(value, str) for value in values}
+        if problem := _problem(value):
+            raise DhaError(f"{place}[{first + index}] {problem}")
+    kinds = sorted({_kind(value) or "" for value in values}, reverse=True)
     if len(kinds) > 1:
-        raise DhaError(f"{place} mix strings and numbers; pass one kind, for example with .astype(str)")
-    try:
-        return np.array(values, dtype=str if kinds == {True} else np.int64)
-    except OverflowError as error:
-        big = next(index for index, value in enumerate(values) if not -(2**63) <= value < 2**63)
-        raise DhaError(f"{place}[{first + big}] is {values[big]}; pass whole numbers of 64 bits, or strings") from error
+        raise DhaError(f"{place} mix {' and '.join(kinds)}; pass one kind, for example with .astype(str)")
+    return np.array(values, dtype={"strings": str, "booleans": bool}.get(*kinds, np.int64) if kinds else np.int64)
+
+
+def is_missing(value: Any) -> bool:
+    """Tell whether a value stands for none: None or NaN, in the ways of Python, NumPy and pandas."""
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return value is None or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
+
+
+def _kind(value: Any) -> str | None:
+    kinds = {"strings": str, "booleans": bool | np.bool_, "numbers": int | float | np.integer | np.floating}
+    return next((name for name, kind in kinds.items() if isinstance(value, kind)), None)
+
+
+def _problem(value: Any) -> str | None:
+    """Return what keeps a value from being a label."""
+    if is_missing(value):
+        return f"is missing ({value}); label this image or leave it out"
+    kind = _kind(value)
+    if kind == "strings":
+        if len(value) > _LONGEST:
+            return f"has {len(value)} characters ({value[:20]!r}...); pass at most {_LONGEST}"
+        return f"is {value!r:.80}; leave out the character of code 0" if "\0" in value else None
+    if kind is None or (kind == "numbers" and value != value // 1):
+        return f"is {value!r:.80} ({type(value).__name__}); pass whole numbers (.astype(int)) or strings"
+    if not -(2**63) <= value < 2**63:
+        return f"is {value!r:.80}; pass whole numbers of 64 bits, or strings"
+    return None
 
 
 def find_classes(labels: Labels, declared: Sequence[str] | None = None) -> Classes:

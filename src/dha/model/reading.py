@@ -35,11 +35,13 @@ def read_description(file: Path) -> dict[str, Any]:
         raise DhaError(f"{file}: mirrored is {_short(description['mirrored'])}: expected true or false")
     classes = description["classes"]
     for name in classes:
-        # A bool is an int to Python, and NumPy has no class numbers beyond 64 bits.
+        # NumPy has no class numbers beyond 64 bits.
         if type(name) is not type(classes[0]) or not (
-            isinstance(name, str) or (type(name) is int and -(2**63) <= name < 2**63)
+            isinstance(name, str) or (isinstance(name, int) and -(2**63) <= name < 2**63)
         ):
-            raise DhaError(f"{file}: class {_short(name)}: expected all strings or all whole numbers of 64 bits")
+            raise DhaError(
+                f"{file}: class {_short(name)}: expected all strings or all whole numbers of 64 bits or all booleans"
+            )
     if len(set(classes)) != len(classes) or len(classes) < 2:
         raise DhaError(
             f"{file}: {len(classes)} classes, {len(set(classes))} different: expected 2 or more, no two alike"
