@@ -79,7 +79,7 @@ def check_labels(labels: Any, count: int, place: str, first: int = 0) -> np.ndar
     kinds = sorted({_kind(value) or "" for value in values}, reverse=True)
     if len(kinds) > 1:
         raise DhaError(f"{place} mix {' and '.join(kinds)}; pass one kind, for example with .astype(str)")
-    return np.array(values, dtype={"strings": str, "booleans": bool}.get(*kinds, np.int64) if kinds else np.int64)
+    return np.array(values, dtype={"strings": str, "booleans": bool}.get("".join(kinds), np.int64))
 
 
 def is_missing(value: Any) -> bool:
