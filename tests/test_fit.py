@@ -73,7 +73,7 @@ def test_adamw_starts_where_suits_it_and_learns_digits(tmp_path, small):
     assert settings.learning_rate is None, "the settings that were given stay as they are"
     for name in ("learning_rate", "weight_decay"):
         assert len({row[name] for row in result.history}) > 1, "learned"
-    assert "learning rate: 0.002 -> " in summary(result, out)
+    assert "learning rate: 0.002 -> " in summary(result)
 
 
 @pytest.mark.parametrize("space", ["auto", "residual", "mobile", "cells"])
@@ -194,7 +194,7 @@ def test_skipped_files_are_counted(small, tmp_path):
         run(tmp_path, config=small(batch_size=4))
     result = run(tmp_path, config=small(batch_size=4, on_bad_image="skip"))
     assert result.skipped == 1
-    assert "skipped: 1 file" in summary(result, tmp_path)
+    assert "skipped: 1 file" in summary(result)
 
 
 @pytest.mark.parametrize(("rule", "structure"), [("adversarial", "slots"), ("validation", "pairs")])
@@ -213,7 +213,7 @@ def test_bfloat16_trains_too(small):
 
 
 def test_a_folder_that_holds_a_run_is_refused_before_any_work(tmp_path, small):
-    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "config.yaml").write_text("# dha fit 'digits'\nseed: 1\n")
     with pytest.raises(DhaError, match="already holds a run"):
         run("digits", config=small(), out=tmp_path)
     (tmp_path / "file").write_text("")

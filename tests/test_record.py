@@ -7,18 +7,6 @@ from dha import Config, DhaError, record
 from dha.fit import run
 
 
-def test_claim_takes_new_and_empty_folders_only(tmp_path):
-    assert record.claim(None) is None
-    assert record.claim(tmp_path / "new") == tmp_path / "new"
-    assert not (tmp_path / "new").exists()
-    assert record.claim(tmp_path) == tmp_path
-    for name in ("config.yaml", "metrics.csv", "model"):
-        (tmp_path / name).write_text("")
-        with pytest.raises(DhaError, match=r"already holds a run.*another folder"):
-            record.claim(tmp_path)
-        (tmp_path / name).unlink()
-
-
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, small):
     (tmp_path / "file").write_text("")
     with pytest.raises(DhaError, match=r"file/run.*cannot be written to"):
@@ -26,10 +14,10 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, small):
 
 
 def test_metrics_have_one_header(tmp_path):
-    history = []
+    history, metrics = [], record.Metrics(tmp_path)
     for epoch in (1, 2, 3):
         history.append({"epoch": epoch, "pairs": "a>b, c"})
-        record.metrics(tmp_path, history)
+        metrics.write(history)
     rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert rows[0]["pairs"] == "a>b, c"

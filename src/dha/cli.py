@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # pyright: ignore[reportPrivateImportUsage]
 
@@ -98,7 +99,8 @@ def _parser() -> ArgumentParser:
 
 def _fit(options: Namespace, started: float) -> int:
     # Imported here, as in the other commands, so that `dha --help` doesn't wait for torch.
-    from dha.display import Display, first_process, summary
+    from dha.display import Display, summary
+    from dha.engine import first_process
     from dha.errors import Interrupted
     from dha.fit import run
 
@@ -119,8 +121,9 @@ def _fit(options: Namespace, started: float) -> int:
         print(f"dha fit: {interrupted}; go on with it by\n  {command}", file=sys.stderr)
         return 128 + interrupted.signal
     if first_process():
-        print(summary(result, options.out))
-    return 0
+        print(summary(result))
+    # The model lies elsewhere where the folder of the run had no room for it.
+    return 0 if result.place in (None, Path(options.out) / "model") else 2
 
 
 def _predict(options: Namespace, started: float) -> int:

@@ -1,21 +1,14 @@
 """What a person sees: a live line while a run goes on, and a summary when it has ended."""
 
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from dha.engine import first_process
 from dha.fit import Run
 from dha.hyperparameter_learning import BACKBONE
-
-
-def first_process() -> bool:
-    """Return whether this is the process that speaks, of several that train one network."""
-    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
-    return rank == "0" and os.environ.get("NODE_RANK", "0") == "0"
 
 
 class Display:
@@ -64,7 +57,7 @@ class Display:
         self.bar.update(self.task, completed=progress, metrics=metrics)
 
 
-def summary(run: Run, out: str | Path) -> str:
+def summary(run: Run) -> str:
     """Return the closing lines: test accuracy, architecture, policy, hyper-parameters, and where the model lies."""
     first, last = run.history[0], run.history[-1]
     lines = [
@@ -87,7 +80,8 @@ def summary(run: Run, out: str | Path) -> str:
     lines.append(f"time: {run.seconds:.1f} s, {len(run.history)} epochs")
     if run.test_accuracy is not None:
         lines.append(f"test accuracy: {100 * run.test_accuracy:.2f} %")
-    lines.append(f"model: {Path(out) / 'model'}")
+    if run.place is not None:
+        lines.append(f"model: {run.place}")
     return "\n".join(lines)
 
 

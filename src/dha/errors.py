@@ -1,8 +1,30 @@
 """What users of dha are meant to see: the error, and the end of a run that was asked to stop."""
 
+LONGEST = 2000
+"""Characters of an error: values in it may come from anybody's file."""
+
+
+def printable(text: str) -> str:
+    """Return a text as one line that any terminal and any UTF-8 file takes: other characters as Python escapes them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(value: object) -> str:
+    """Return what a message says of a value: its ``repr``, at most 80 characters of it."""
+    # A list is shortened before, because the repr of a million numbers takes a second.
+    text = repr(value[:100] if isinstance(value, str | bytes | list | tuple) else value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
 
 class DhaError(ValueError):
-    """Bad input, found before any long work starts: the message names the value, the place and the remedy."""
+    """Bad input, found before any long work starts: the message names the value, the place and the remedy.
+
+    The message is one printable line, whatever names are in it.
+    """
+
+    def __init__(self, message: str) -> None:
+        text = printable(message)
+        super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}")
 
 
 class DataWarning(UserWarning):

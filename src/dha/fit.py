@@ -7,18 +7,19 @@ from typing import Any
 
 import torch
 
-from dha import record
+from dha import record, run_folder
 from dha.architecture import genotype_of
 from dha.checking import check
 from dha.config import Config, parse_budget
-from dha.data import Cache, Preprocessing, load_source, measure, split
-from dha.engine import Budget, Checkpoints, Stop, make_fabric
+from dha.data import Preprocessing, load_source, measure, split
+from dha.delivery import deliver
+from dha.engine import Budget, Checkpoints, Stop, first_process, make_fabric
 from dha.errors import DhaError
 from dha.evaluation import best_by_validation, evaluate, mirroring
 from dha.loop import Watch, train
 from dha.model import TrainedModel
 from dha.prepare import prepare, resolve
-from dha.state import Position, RunState, fingerprint, resumed_config
+from dha.state import Position, RunState, fingerprint
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Run:
         seconds: wall-clock time of the whole run.
         skipped: number of files left out because they are not images.
         config: the resolved settings.
+        place: folder of the model, where there was room for it; None if nothing was to be written.
     """
 
     model: TrainedModel
@@ -40,6 +42,7 @@ class Run:
     seconds: float
     skipped: int
     config: Config
+    place: Path | None
 
 
 def run(
@@ -74,11 +77,25 @@ def run(
     """
     started = time.monotonic() if started is None else started
     check(config)
-    folder = record.claim(out, resume)
+    with run_folder.opened(out, source, config, resume) as folder:
+        return _run(source, labels, config, folder, hold_out_test, started, watch, resume, stoppable)
+
+
+def _run(
+    source: Any,
+    labels: Any,
+    config: Config,
+    folder: Path | None,
+    hold_out_test: bool,
+    started: float,
+    watch: Watch | None,
+    resume: bool,
+    stoppable: bool,
+) -> Run:
     checkpoints = Checkpoints(folder)
-    saved = checkpoints.load() if resume else None
-    if saved is not None:
-        config = resumed_config(config, saved["config"])
+    saved = checkpoints.load(set_aside=first_process()) if resume else None
+    if resume and folder is not None:
+        config = run_folder.settings_of(folder, saved, config)
     loaded = load_source(
         source,
         labels,
@@ -96,7 +113,7 @@ def run(
         seed=config.seed,
     )
     images = fingerprint(splits)
-    if saved is not None and saved["images"] != images:
+    if saved is not None and saved.get("images") != images:
         raise DhaError(f"the run in {str(folder)!r} was begun with other images than are in {loaded.name!r} now")
     image_size = loaded.image_format.image_size
     fabric = make_fabric(config.device, config.precision, image_size, config.devices, config.num_nodes, config.strategy)
@@ -114,14 +131,12 @@ def run(
     )
     position = Position(nodes=sum(len(codes.code) for codes in joint.codes))
     state = RunState(config, images, joint, batches, everything, validation, budget, position)
-    with (
-        record.begun(folder, config, loaded, resume),
-        # What is random in a network that was brought, as dropout, follows the seed too.
-        torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []),
-    ):
+    record.settings(folder, config, source)
+    # What is random in a network that was brought, as dropout, follows the seed too.
+    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         if saved is not None:
-            state.load_state_dict(saved["run"])
+            state.load_state_dict(saved.get("run", {}))
         with Stop(stoppable) as stop:
             train(state, splits, folder, checkpoints, watch, stop)
         history = position.history
@@ -139,8 +154,6 @@ def run(
         if splits.test is not None:
             settings = preprocessing, config.images_per_step(), fabric.device
             _, accuracy = evaluate(network, splits.test, *settings, mirrored=model.mirrored)
-        model.learned = record.learned(joint, history, accuracy)
-        record.finish(folder, model)
-        checkpoints.remove()
-        Cache(folder=folder).remove()
-    return Run(model, history, accuracy, budget.used(), loaded.skipped, config)
+        model.learned = record.learned(joint, history, accuracy, final=True)
+        place = deliver(folder, model, checkpoints)
+    return Run(model, history, accuracy, budget.used(), loaded.skipped, config, place)

@@ -40,7 +40,7 @@ def train(
     joint, budget, position, config = state.joint, state.budget, state.position, state.config
     settings, retries = config.architecture, 0
     budget.closing = closing_seconds(joint, splits, config)
-    agreed = Agreement(joint.fabric)
+    agreed, metrics = Agreement(joint.fabric), record.Metrics(folder)
 
     def keep(whole: bool) -> None:
         """Write a checkpoint, and the model so far with it if ``whole``; but never one that has diverged."""
@@ -114,7 +114,7 @@ def train(
         validation = None if joint.settled and splits.held_out else validate(joint, splits, config, side)
         position.history.append(record.row(joint, position, validation, budget.used()))
         position.totals = None
-        record.metrics(folder, position.history)
+        metrics.write(position.history)
         # What is left to do in the end may take less time than writing what to go on from.
         either_end = len(position.history) == 1 or progress >= 1
         if (either_end and cost < LARGE) or (progress < 1 and time.monotonic() - saved > cost / WRITING):

@@ -2,7 +2,7 @@
 
 import csv
 import io
-import os
+import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,78 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import yaml
+import torch
 from torch import nn
 
+from dha import __version__
 from dha.architecture import genotype_of
-from dha.config import LEARNED, Config, config_dict
-from dha.data import Source, Splits
-from dha.engine import lock, write_bytes, write_text
+from dha.config import LEARNED, Config
+from dha.data import Splits
 from dha.errors import DhaError
+from dha.files import write_bytes, write_text
 from dha.joint import JointTraining
 from dha.model import TrainedModel
+from dha.ownership import SETTINGS
+from dha.run_folder import write_settings
 from dha.state import Position, RunState
 
 TOP_PAIRS = 5
 
-
-def claim(out: str | Path | None, resume: bool = False) -> Path | None:
-    """Return the folder of the run.
-
-    Args:
-        out: its name.
-        resume: whether it may hold a run that is not over.
-
-    Raises:
-        DhaError: if it holds a run that it should not hold, or cannot be a folder.
-    """
-    if out is None:
-        if resume:
-            raise DhaError("resume=True and out=None: name the folder of the run to go on with")
-        return None
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise DhaError(f"out={str(folder)!r} is a file: name a folder that is new or empty")
-    held = [name for name in ("config.yaml", "metrics.csv", "model") if (folder / name).exists()]
-    if held and not resume:
-        raise DhaError(
-            f"out={str(folder)!r} already holds a run: choose another folder, delete it first, or resume the run"
-        )
-    if "model" in held and not any(folder.glob("checkpoint*.pt")):
-        raise DhaError(f"the run in out={str(folder)!r} is over: its model is in {str(folder / 'model')!r}")
-    return folder
+SCHEDULE = 2000
+"""The most epochs that ``model.json`` tells the hyper-parameters of; ``metrics.csv`` has all."""
 
 
-@contextmanager
-def begun(folder: Path | None, config: Config, source: Source, resume: bool) -> Iterator[None]:
-    """Make the folder, keep other runs out of it while the block lasts, and write the settings to ``config.yaml``.
-
-    Raises:
-        DhaError: if the folder cannot be written to, or another run has it.
-    """
-    if folder is None:
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = lock(folder)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    try:
-        claim(folder, resume)  # Once more: another run may have been here before the folder was locked.
-        header = f"# dha fit {source.name}\n"
-        try:
-            write_text(folder / "config.yaml", header + yaml.safe_dump(config_dict(config), sort_keys=False))
-        except OSError as error:
-            raise _unwritable(folder, error) from error
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def _unwritable(folder: Path, error: OSError) -> DhaError:
-    return DhaError(f"out={str(folder)!r} cannot be written to ({error.strerror}): choose another folder")
+def settings(folder: Path | None, config: Config, source: Any) -> None:
+    """Write the settings of the run, with everything decided, to ``config.yaml``; a full disk does not end the run."""
+    if folder is not None:
+        with _complaining(folder / SETTINGS):
+            write_settings(folder, config, source)
 
 
 def row(
@@ -128,26 +82,70 @@ def row(
     return values
 
 
-def metrics(folder: Path | None, history: list[dict[str, Any]]) -> None:
-    """Write all rows to ``metrics.csv``; a disk that is full does not end the run."""
-    if folder is None:
-        return
+class Metrics:
+    """Writes ``metrics.csv``, a row at a time; a disk that is full does not end the run.
+
+    Args:
+        folder: of the run; None writes nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.file = None if folder is None else folder / "metrics.csv"
+        self._rows, self._known = 0, (0, 0, 0)
+
+    def write(self, history: list[dict[str, Any]]) -> None:
+        """Add the last row of all; write all anew where the file does not hold those before it, as after a resume."""
+        if self.file is None:
+            return
+        with _complaining(self.file):
+            if self._rows and self._rows == len(history) - 1 and self._identity() == self._known:
+                self._append(_table(history[-1:]))
+            else:
+                self._rows = 0
+                write_text(self.file, _table(history[:1], header=True) + _table(history[1:]))
+            self._rows, self._known = len(history), self._identity()
+
+    def _append(self, text: str) -> None:
+        assert self.file is not None
+        rows, self._rows = self._rows, 0  # A part of the row may be written when the disk is full.
+        with open(self.file, "ab") as file:
+            file.write(text.encode())
+        self._rows = rows
+
+    def _identity(self) -> tuple[int, int, int]:
+        # The file that this process has written, and not one that has been put in its place.
+        assert self.file is not None
+        try:
+            status = self.file.lstat()
+        except FileNotFoundError:
+            return 0, 0, 0
+        return status.st_dev, status.st_ino, status.st_size
+
+
+def _table(rows: list[dict[str, Any]], header: bool = False) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    with _complaining(folder / "metrics.csv"):
-        write_text(folder / "metrics.csv", text.getvalue())
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
 
 
-def learned(joint: JointTraining, history: list[dict[str, Any]], test_accuracy: float | None) -> dict[str, Any]:
-    """Return what ``model.json`` says beside the network: policy, course of the hyper-parameters, results."""
+def learned(
+    joint: JointTraining, history: list[dict[str, Any]], test_accuracy: float | None, final: bool
+) -> dict[str, Any]:
+    """Return what ``model.json`` says beside the network: policy, course of the hyper-parameters, results, whether the
+    run is over.
+    """
     names = ("epoch", "learning_rate", "head_learning_rate", "scheduled_learning_rate", *LEARNED[1:])
     last = history[-1] if history else {}
     validated = [values["validation_accuracy"] for values in history if values["validation_accuracy"] != ""]
     return {
+        "final": final,
+        "versions": {"dha": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "policy": None if joint.policy is None else joint.policy.to_dict(),
-        "schedule": [{name: values[name] for name in names} for values in history],
+        "schedule": [{name: values[name] for name in names} for values in _thinned(history)],
         "results": {
             "epochs": len(history),
             "seconds": last.get("seconds"),
@@ -158,40 +156,33 @@ def learned(joint: JointTraining, history: list[dict[str, Any]], test_accuracy: 
     }
 
 
+def _thinned(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return at most ``SCHEDULE`` rows, evenly spaced, the first and the last among them."""
+    count = len(history)
+    if count <= SCHEDULE:
+        return history
+    return [history[round(place * (count - 1) / (SCHEDULE - 1))] for place in range(SCHEDULE)]
+
+
 def interim(folder: Path | None, network: nn.Module, state: RunState, splits: Splits) -> None:
     """Write the model as it is now; a disk that is full does not end the run."""
     if folder is None or not state.position.history:
         return
     joint, genotype = state.joint, genotype_of(network, state.config.network)
-    values = learned(joint, state.position.history, None)
+    values = learned(joint, state.position.history, None, final=False)
     mirrored = bool(state.position.mirrored)
     model = TrainedModel(network, splits.classes, joint.preprocessing, genotype, values, mirrored)
     with _complaining(folder / "model"):
         model.save(folder / "model")
 
 
-def finish(folder: Path | None, model: TrainedModel) -> None:
-    """Write the delivered model.
-
-    Raises:
-        DhaError: if it cannot be written.
-    """
-    if folder is None:
-        return
-    try:
-        model.save(folder / "model")
-    except OSError as error:
-        raise DhaError(
-            f"{str(folder / 'model')!r} cannot be written ({error.strerror}): make room and resume the run"
-        ) from error
-
-
 @contextmanager
 def _complaining(place: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        warnings.warn(f"{str(place)!r} cannot be written ({error}): the run goes on", RuntimeWarning, stacklevel=4)
+    except (OSError, DhaError) as error:  # The latter of a folder that dha must not replace.
+        reason = error.strerror if isinstance(error, OSError) else error
+        warnings.warn(f"{str(place)!r} cannot be written ({reason}): the run goes on", RuntimeWarning, stacklevel=4)
 
 
 def codes(folder: Path | None, joint: JointTraining) -> None:

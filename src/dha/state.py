@@ -1,8 +1,11 @@
 """Everything that a run depends on, as one tree of tensors, numbers and strings: what a checkpoint holds."""
 
 import hashlib
+import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +14,7 @@ from torch import Tensor
 from dha.config import LEARNED, PARTS, Config, config_dict, learned_parts
 from dha.data import Batches, Splits
 from dha.engine import Budget
-from dha.errors import DhaError
+from dha.errors import DhaError, shortened
 from dha.joint import JointTraining
 
 OF_THE_MACHINE = ("cache", "devices", "num_nodes", "strategy", "checkpoint_every")
@@ -90,19 +93,29 @@ class RunState:
         Args:
             state: of the run.
             clock: whether to go back to the time that was used by then, too.
+
+        Raises:
+            DhaError: if something is missing in it, or does not fit the run.
         """
-        _load_joint(self.joint, state["joint"])
-        self.batches.load_state_dict(state["batches"])
-        self.everything.load_state_dict(state["everything"])
-        self.validation.load_state_dict(state["validation"])
-        self.budget.load_state_dict(state["budget"], clock)
-        for name, value in state["position"].items():
-            setattr(self.position, name, value)
-        if self.position.totals is not None:
-            self.position.totals = self.position.totals.to(self.joint.fabric.device)
-        torch.set_rng_state(state["random"]["cpu"])
-        if "cuda" in state["random"] and self.joint.fabric.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random"]["cuda"], self.joint.fabric.device)
+        try:
+            _load_joint(self.joint, state["joint"])
+            self.batches.load_state_dict(state["batches"])
+            self.everything.load_state_dict(state["everything"])
+            self.validation.load_state_dict(state["validation"])
+            self.budget.load_state_dict(state["budget"], clock)
+            for name in (f.name for f in fields(Position)):
+                setattr(self.position, name, state["position"][name])
+            if self.position.totals is not None:
+                self.position.totals = self.position.totals.to(self.joint.fabric.device)
+            torch.set_rng_state(state["random"]["cpu"])
+            if "cuda" in state["random"] and self.joint.fabric.device.type == "cuda":
+                torch.cuda.set_rng_state(state["random"]["cuda"], self.joint.fabric.device)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise DhaError(
+                f"the checkpoint does not fit this run ({reason}): go on with the version of dha that wrote it, or "
+                "begin again in another folder"
+            ) from error
 
 
 def fingerprint(splits: Splits) -> str:
@@ -112,7 +125,7 @@ def fingerprint(splits: Splits) -> str:
         if part is not None:
             digest.update(repr((len(part), *part.shape)).encode())
             digest.update(part.labels.numpy().data)
-            some = part.select(torch.arange(0, len(part), max(1, len(part) // SAMPLES)))
+            some = part.select(torch.arange(0, len(part), max(1, math.ceil(len(part) / SAMPLES))))
             for images, _ in some.chunks(CHUNK):
                 digest.update(images.contiguous().numpy().data)
     return digest.hexdigest()
@@ -126,29 +139,61 @@ def resumed_config(given: Config, saved: Mapping[str, Any]) -> Config:
         saved: ``config_dict`` of the settings of the run.
 
     Raises:
-        DhaError: if another value is given than the run was begun with.
+        DhaError: if another value is given than the run was begun with, settings are missing, or the run has a network
+            of its own, whose code has to be named anew.
     """
     resumed = Config()
+    _check_names(saved, config_dict(resumed))
     pairs = [(resumed, given, Config(), saved, "")]
     pairs += [(getattr(resumed, p), getattr(given, p), getattr(Config(), p), saved[p], f"{p}.") for p in PARTS]
     for section, wanted, default, values, prefix in pairs:
-        for name in (f.name for f in fields(section) if f.name not in PARTS):
+        for name in (f.name for f in fields(section) if f.name not in PARTS and f.name != "network"):
             value = getattr(wanted, name)
             begun = value if name in OF_THE_MACHINE else values[name]
             if name == "learn":
                 names = LEARNED if prefix else PARTS
-                value = ",".join(learned_parts(value, names, f"{prefix}learn")) or "none"
-            same = value in (begun, getattr(default, name)) or (name == "network" and not isinstance(value, str))
-            if not same:
+                value, begun = (",".join(learned_parts(v, names, f"{prefix}learn")) or "none" for v in (value, begun))
+            if value not in (begun, getattr(default, name)):
                 raise DhaError(
-                    f"{prefix}{name}={value!r}: the run was begun with {begun!r}, which cannot change; leave it out"
+                    f"{prefix}{name}={value!r}: the run was begun with {shortened(begun)}, which cannot change; leave "
+                    "it out"
                 )
             setattr(section, name, begun)
-    # A module is not in a file: it has to be given once more.
-    resumed.network = saved["network"] if given.network is None else given.network
-    if isinstance(resumed.network, str) and resumed.network.startswith("<"):
-        raise DhaError(f"the run was begun with the module network={resumed.network}: give it once more")
+    resumed.network = _resumed_network(given.network, saved["network"])
     return resumed
+
+
+def _check_names(saved: Any, expected: Mapping[str, Any], prefix: str = "") -> None:
+    """Make sure that the settings of a run have the names of this version."""
+    found = saved.keys() if isinstance(saved, dict) else set()
+    names = sorted(prefix + str(name) for name in found ^ expected.keys())
+    if names:
+        raise DhaError(
+            f"the settings of the run differ from those of this version of dha in {shortened(', '.join(names))}: go on "
+            "with the version that began it, or begin again in another folder"
+        )
+    for part in () if prefix else PARTS:
+        _check_names(saved[part], expected[part], f"{part}.")
+
+
+def _resumed_network(given: Any, begun: Any) -> Any:
+    """Return the network that a run goes on with: the one given now, because no code runs that a folder names."""
+    if begun is None:
+        if given is not None:
+            raise DhaError(f"network={shortened(given)}: the run was begun without; leave it out")
+        return None
+    begun = str(begun)
+    if given is None:
+        if begun.startswith("<"):
+            raise DhaError(f"the run was begun with the module network={begun}: give it once more")
+        raise DhaError(
+            f"the run was begun with network={shortened(begun)}, and no code runs because a folder names it: give it "
+            f"once more, as network={shortened(begun)} in Python or --network {shlex.quote(begun)}"
+        )
+    # The same file may lie elsewhere by now.
+    if isinstance(given, str) and Path(given).name != Path(begun).name:
+        raise DhaError(f"network={given!r}: the run was begun with {shortened(begun)}, which cannot change: give that")
+    return given
 
 
 def _joint_state(joint: JointTraining) -> dict[str, Any]:

@@ -20,20 +20,11 @@ def test_what_is_kept_is_a_copy_and_so_is_what_comes_back(tmp_path):
     assert not list(tmp_path.iterdir()), "only in memory"
 
 
-def test_what_is_loaded_is_kept_apart(tmp_path):
-    Checkpoints(tmp_path).save({"weight": torch.ones(2)})
-    again = Checkpoints(tmp_path)
-    state = again.load()
-    assert state is not None
-    state["weight"].fill_(5.0)
-    assert again.latest()["weight"].tolist() == [1.0, 1.0]
-
-
 def test_the_sum_is_that_of_what_was_written(tmp_path):
     Checkpoints(tmp_path).save({"weight": torch.arange(1000.0)})
     file = tmp_path / "checkpoint.pt"
     content = file.read_bytes()
-    assert content[-32:] == hashlib.sha256(content[len(b"dha checkpoint 2\n") : -32]).digest()
+    assert content[-32:] == hashlib.sha256(content[len(b"dha checkpoint 3\n") : -32]).digest()
     file.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
     with pytest.raises(DhaError, match="checksum"):
         Checkpoints(tmp_path).load()

@@ -13,8 +13,8 @@ from torch import Tensor
 from dha.augmentation.batched import apply_operations
 from dha.augmentation.operations import OPERATIONS, signed
 from dha.augmentation.strength import STEEPEST, tilted
-from dha.engine import write_text
 from dha.errors import DhaError
+from dha.files import write_text
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,13 @@ from torch import Tensor
 
 from dha.data.files import files
 from dha.errors import DhaError
+from dha.ownership import IMAGES as FOLDER
 
 Where = Literal["auto", "memory", "disk"]
 
 MEMORY_SHARE = 0.25
 """Of the memory of the machine, what the images of one part (train, validation, test) may take before they are kept on
 disk."""
-
-FOLDER = ".dha-images"
-"""In the folder of a run: a name that nobody else gives to a folder."""
 
 _VERSION = 2
 _OWN = re.compile(r"[0-9a-f]{16}\.(u8|partial)")

@@ -2,16 +2,16 @@
 
 from dha.engine.averaging import MovingAverage, WeightAverage, estimate_statistics
 from dha.engine.budget import Budget
-from dha.engine.checkpoints import Checkpoints, lock
+from dha.engine.checkpoints import FULL, Checkpoints
 from dha.engine.device import HostCopy, computes_in_bf16, make_fabric, precision_of, set_precision, to_device
-from dha.engine.files import replaced_file, replaced_folder, write_bytes, write_text
 from dha.engine.graphs import Graphs
-from dha.engine.parallel import Agreement, averaged, check_agreed, everywhere, gathered, summed
+from dha.engine.parallel import Agreement, averaged, check_agreed, everywhere, first_process, gathered, summed
 from dha.engine.signals import Stop
 from dha.engine.streams import Aside, side_by_side
 from dha.engine.undisturbed import undisturbed
 
 __all__ = [
+    "FULL",
     "Agreement",
     "Aside",
     "Budget",
@@ -26,17 +26,13 @@ __all__ = [
     "computes_in_bf16",
     "estimate_statistics",
     "everywhere",
+    "first_process",
     "gathered",
-    "lock",
     "make_fabric",
     "precision_of",
-    "replaced_file",
-    "replaced_folder",
     "set_precision",
     "side_by_side",
     "summed",
     "to_device",
     "undisturbed",
-    "write_bytes",
-    "write_text",
 ]

@@ -22,10 +22,11 @@ from dha.architecture import (
 )
 from dha.augmentation import AugmentationPolicy
 from dha.data import LabelledImages, Preprocessing, load_source
-from dha.engine import replaced_folder
 from dha.errors import DhaError
+from dha.files import replaced_folder
 from dha.model.mirroring import logits_of
 from dha.model.reading import FORMAT, read_description, read_weights
+from dha.ownership import MODEL_FILES, check_model
 
 BATCH = 256
 _ERRORS = OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError
@@ -81,8 +82,8 @@ class TrainedModel:
             inputs = pixels.contiguous(memory_format=layout(self.network))
             yield logits_of(self.network, inputs, self.mirrored)
 
-    def save(self, folder: str | Path) -> None:
-        """Write weights.safetensors, model.json and maybe policy.json to ``folder``, in place of what was there."""
+    def contents(self) -> dict[str, bytes]:
+        """Return what ``save`` writes: the content of each file by its name."""
         policy = self.learned.get("policy")
         description = {
             "format": FORMAT,
@@ -92,15 +93,34 @@ class TrainedModel:
             "mirrored": self.mirrored,
             **{name: value for name, value in self.learned.items() if name != "policy"},
         }
-        with replaced_folder(Path(folder)) as partial:
-            # safetensors wants row-major memory, of one name each; channels-last is a matter of speed and is set again
-            # after loading, shared weights are shared again by the network itself.
-            row_major = torch.contiguous_format
-            state = {name: t.clone(memory_format=row_major) for name, t in self.network.state_dict().items()}
-            (partial / "weights.safetensors").write_bytes(safetensors.torch.save(state))
-            (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-            if policy is not None:
-                AugmentationPolicy.from_dict(policy).save(partial / "policy.json")
+        # safetensors wants row-major memory, of one name each; channels-last is a matter of speed and is set again
+        # after loading, shared weights are shared again by the network itself.
+        row_major = torch.contiguous_format
+        state = {name: t.clone(memory_format=row_major) for name, t in self.network.state_dict().items()}
+        files = {
+            "weights.safetensors": safetensors.torch.save(state),
+            "model.json": (json.dumps(description, indent=2) + "\n").encode(),
+        }
+        if policy is not None:
+            files["policy.json"] = (json.dumps(policy, indent=2) + "\n").encode()
+        return files
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights.safetensors, model.json and maybe policy.json to a folder.
+
+        Args:
+            folder: new, empty, or of a model that dha has written, in whose place this one comes.
+
+        Raises:
+            DhaError: if the folder holds anything else, or is a file or a link.
+            OSError: if it cannot be written; what was there stays.
+        """
+        folder = Path(folder)
+        check_model(folder)
+        contents = self.contents()
+        with replaced_folder(folder, MODEL_FILES) as partial:
+            for name, content in contents.items():
+                (partial / name).write_bytes(content)
 
     @staticmethod
     def load(folder: str | Path, device: str = "cpu", network: str | nn.Module | None = None) -> "TrainedModel":

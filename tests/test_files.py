@@ -2,13 +2,13 @@ import resource
 
 import pytest
 
-from dha.engine import replaced_file, replaced_folder, write_bytes, write_text
+from dha.files import replaced_file, replaced_folder, write_bytes, write_text
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     folder = tmp_path / "model"
     for content in ("one", "two"):
-        with replaced_folder(folder) as partial:
+        with replaced_folder(folder, ["one", "two", "weights"]) as partial:
             (partial / content).write_text(content)
             assert not (folder / content).exists()
     assert [f.name for f in folder.iterdir()] == ["two"]
@@ -17,11 +17,11 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
 
 def test_an_error_while_writing_leaves_the_old_folder_as_it_was(tmp_path):
     folder = tmp_path / "model"
-    with replaced_folder(folder) as partial:
+    with replaced_folder(folder, ["one", "two", "weights"]) as partial:
         (partial / "weights").write_text("good")
 
     def fail():
-        with replaced_folder(folder) as partial:
+        with replaced_folder(folder, ["one", "two", "weights"]) as partial:
             (partial / "weights").write_text("half")
             raise RuntimeError("power cut")
 
