@@ -9,7 +9,7 @@ from dha.data.digits import open_digits
 def test_all_digits_are_there_once():
     parts = open_digits()
     assert parts.test is not None
-    train, test = (part.read(ImageFormat(8, 1), "error", Cache())[0] for part in (parts.train, parts.test))
+    train, test = (part.read(ImageFormat(8, 1), "error", Cache()).images for part in (parts.train, parts.test))
     x, y = load_digits(return_X_y=True)
     expected = np.rint(np.asarray(x) * 255 / 16).astype(np.uint8)
     together = torch.cat([train, test]).flatten(1).numpy()

@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,59 @@ def test_bad_arguments(source: Any, options: dict[str, Any], message: str):
 
 def test_tiny_images_are_fine_when_a_size_is_given():
     assert load_source(torch.zeros(2, 3, 3), [0, 1], image_size=4).train.images.shape == (2, 1, 4, 4)
+
+
+def deep_folder(folder: Path, levels: dict[str, list[int]], dtype: Any = np.uint16) -> Path:
+    """Write flat images of these levels into class folders."""
+    for name, values in levels.items():
+        (folder / name).mkdir(parents=True)
+        for i, level in enumerate(values):
+            suffix = "tif" if dtype is np.float32 else "png"
+            Image.fromarray(np.full((8, 8), level, dtype)).save(folder / name / f"{i}.{suffix}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("levels", "dtype", "white"),
+    [
+        ([0, 5, 900, 1000], np.uint16, 1023),
+        ([0, 5, 900, 4000], np.uint16, 4095),
+        ([0, 200, 900, 60000], np.uint16, 65535),
+        ([0, 3, 100, 200], np.uint16, 255),
+        ([0, 0.5, 0.7, 1], np.float32, 1),
+        ([0, 0.5, 70, 200], np.float32, 255),
+        ([0, 100, 250, 999], np.float32, 1023),
+    ],
+)
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_all_deep_images_of_a_source_are_scaled_alike(
+    tmp_path: Path, levels: list[int], dtype: Any, white: int, cache: Any
+):
+    folder = deep_folder(tmp_path / "photos", {"a": levels[:2], "b": levels[2:]}, dtype)
+    Image.new("L", (8, 8), 77).save(folder / "b" / "shallow.png")
+    # The second time from the file on disk.
+    for source in (load_source(folder, cache=cache, folder=tmp_path / "run") for _ in range(2)):
+        expected = [round(level / white * 255) for level in levels] + [77]
+        assert source.train.images[:, 0, 3, 3].tolist() == expected
+        whites = source.image_format.integer_white, source.image_format.float_white
+        assert whites == ((None, white) if dtype is np.float32 else (white, None))
+        again = load_source(folder, classes=("a", "b"), **asdict(source.image_format))
+        assert torch.equal(again.train.images, source.train.images)
+
+
+def test_parts_of_a_source_share_what_is_white(tmp_path: Path):
+    deep_folder(tmp_path / "train", {"a": [0, 100], "b": [200, 1000]})
+    deep_folder(tmp_path / "val", {"a": [100], "b": [4000]})
+    source = load_source(tmp_path)
+    assert source.validation is not None
+    assert source.image_format.integer_white == 4095
+    assert source.train.images[:, 0, 0, 0].tolist() == [0, 6, 12, 62]
+    assert source.validation.images[:, 0, 0, 0].tolist() == [6, 249]
+
+
+def test_images_deeper_than_the_model_knows_are_named(tmp_path: Path):
+    folder = deep_folder(tmp_path / "photos", {"a": [0, 5], "b": [900, 1024]})
+    with pytest.raises(DhaError, match=r"b.1\.png has pixel values above 1023, .*scale them to 0\.\.1023"):
+        load_source(folder, classes=("a", "b"), integer_white=1023)
+    source = load_source(folder, integer_white=1023, on_bad_image="skip")
+    assert source.train.images[:, 0, 0, 0].tolist() == [0, 1, 224]

@@ -30,8 +30,7 @@ def images_from_arrays(x: Any, image_format: ImageFormat) -> Tensor:
     Raises:
         DhaError: if `x` has another type, shape or range, or holds no images.
     """
-    images, _ = _part(x, None, "x").read(image_format, "error", Cache("memory"))
-    return images
+    return _part(x, None, "x").read(image_format, "error", Cache("memory")).images
 
 
 def open_arrays(x: Any, labels: Any) -> Parts:

@@ -56,10 +56,11 @@ class Cache:
         Args:
             shape: (N, C, S, S).
             name: tells these from other images of the same source and shape.
-            fill: writes to its argument, uint8 of that shape, zeros, and returns which of the N there are, int64.
+            fill: writes to its argument, uint8 of that shape, zeros, and returns a byte for each of the N, which is
+                kept, too.
 
         Returns:
-            The images, and which of the N there are, int64.
+            The images, and the bytes that `fill` returned, uint8 (N,).
 
         Raises:
             DhaError: if there is no room on the disk, which is taken before anything is decoded.
@@ -88,7 +89,7 @@ class Cache:
                         partial.unlink(missing_ok=True)  # of a run that was killed
                         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
                     images, there = _mapped(partial, shape)
-                    there[fill(images)] = 1
+                    there.copy_(fill(images))
                     with _unwritable(folder), open(partial, "r+b") as written:
                         os.fsync(written.fileno())
                     partial.replace(file)
@@ -96,7 +97,7 @@ class Cache:
                     partial.unlink(missing_ok=True)
                     raise
         images, there = _mapped(file, shape)
-        return images, there.nonzero()[:, 0]
+        return images, there
 
     def remove(self) -> None:
         """Remove the files of the run, and nothing else: it is over."""

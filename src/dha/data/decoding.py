@@ -35,7 +35,9 @@ class ImageFacts(NamedTuple):
     Attributes:
         width, height: in pixels, of the upright image.
         mode: as Pillow names it, such as "RGB", "LA" or "I;16".
-        white: the least white that its pixel values fit (see `ImageFormat`); None for images of 8 bits.
+        integer_white: the least white (see `ImageFormat`) that its pixel values fit, if they are integers of more than
+            8 bits; else None.
+        float_white: the same for floats.
         transparent: whether any pixel was, at least in part; these show the background.
         turned: whether its EXIF orientation turned or mirrored it.
         animated: whether it has more frames or pages, of which the first was read.
@@ -45,7 +47,8 @@ class ImageFacts(NamedTuple):
     width: int
     height: int
     mode: str
-    white: int | None
+    integer_white: int | None
+    float_white: int | None
     transparent: bool
     turned: bool
     animated: bool
@@ -165,8 +168,8 @@ def _decoded(image: Image.Image, image_format: ImageFormat, size: tuple[int, int
         flat = flat.convert("L")
     pixels = np.array(resize_image(flat, image_format).convert("L" if channels == 1 else "RGB"))
     tensor = torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
-    turned = orientation in range(2, 9)
-    return DecodedImage(tensor, ImageFacts(*size, mode, white, transparent, turned, animated, reduced))
+    turned, whites = orientation in range(2, 9), (None, white) if mode == "F" else (white, None)
+    return DecodedImage(tensor, ImageFacts(*size, mode, *whites, transparent, turned, animated, reduced))
 
 
 def _check_file(image: ImageLike) -> None:

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,12 +14,22 @@ from torch import Tensor
 from dha.config import Resize
 from dha.data.cache import Cache
 from dha.data.decoding import read_header, read_image
-from dha.data.image_format import ImageFormat, typical_size
+from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, ImageFormat, typical_size
 from dha.data.images import convert_channels, resize_arrays
 from dha.data.labels import Labels
 from dha.errors import DhaError
 
 OnBadImage = Literal["error", "skip"]
+
+_NAMES = "integer_white", "float_white"
+
+_STATES: list[dict[str, int | None]] = [
+    {},  # not read
+    {"integer_white": None, "float_white": None},
+    *({"integer_white": white, "float_white": None} for white in INTEGER_WHITES),
+    *({"integer_white": None, "float_white": white} for white in FLOAT_WHITES),
+]
+"""What is known of an image once it is read: which white its own values fit. A byte for each is kept beside them."""
 
 _SAMPLE = 64
 _CHUNK = 256
@@ -41,11 +51,27 @@ class Part(Protocol):
         """Return the channels (1 or 3) and the typical image size in pixels, without reading all images."""
         ...
 
-    def read(self, image_format: ImageFormat, on_bad_image: OnBadImage, cache: Cache) -> tuple[Tensor, Tensor | None]:
-        """Return the images, uint8 (N, channels, S, S), in memory or over a file, and which of them
-        could be read, int64 (M,), or None for all.
+    def read(self, image_format: ImageFormat, on_bad_image: OnBadImage, cache: Cache) -> "PartImages":
+        """Return the images, in memory or over a file; where `image_format` leaves a white open, what is white among
+        these images is taken.
         """
         ...
+
+
+class PartImages(NamedTuple):
+    """The images of a part.
+
+    Attributes:
+        images: uint8, (N, channels, S, S).
+        readable: which of them could be read, int64 (M,); None for all.
+        integer_white, float_white: the least that the values of all images of more than 8 bits fit, as `ImageFormat`
+            has them; None if there are no such images.
+    """
+
+    images: Tensor
+    readable: Tensor | None
+    integer_white: int | None = None
+    float_white: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +106,9 @@ class ArrayPart:
         height, width = self.images.shape[2:]
         return self.images.shape[1], typical_size(resize, width, height)
 
-    def read(self, image_format: ImageFormat, on_bad_image: OnBadImage, cache: Cache) -> tuple[Tensor, Tensor | None]:
+    def read(self, image_format: ImageFormat, on_bad_image: OnBadImage, cache: Cache) -> PartImages:
         """Return all images, converted, in memory, where they are already."""
-        return resize_arrays(convert_channels(self.images, image_format.channels), image_format), None
+        return PartImages(resize_arrays(convert_channels(self.images, image_format.channels), image_format), None)
 
 
 class Items(Protocol):
@@ -134,7 +160,7 @@ class ItemPart:
         sizes = [typical_size(resize, header.width, header.height) for header in headers]
         return 1 if all(header.grey for header in headers) else 3, int(np.median(sizes))
 
-    def read(self, image_format: ImageFormat, on_bad_image: OnBadImage, cache: Cache) -> tuple[Tensor, Tensor | None]:
+    def read(self, image_format: ImageFormat, on_bad_image: OnBadImage, cache: Cache) -> PartImages:
         """Decode the images in threads, where the cache says.
 
         Raises:
@@ -142,29 +168,50 @@ class ItemPart:
         """
         shape = len(self.labels), image_format.channels, image_format.image_size, image_format.image_size
         name = f"{self.place}, {image_format}, on_bad_image={on_bad_image}"
-        images, good = cache.keep(shape, name, lambda images: self._decode(images, image_format, on_bad_image))
-        return images, None if len(good) == len(images) else good
+        images, states = cache.keep(shape, name, lambda images: self._decode(images, image_format, on_bad_image))
+        readable = None if states.all() else states.nonzero()[:, 0]
+        return PartImages(images, readable, *_deepest(states))
 
     def _decode(self, images: Tensor, image_format: ImageFormat, on_bad_image: OnBadImage) -> Tensor:
-        good = torch.zeros(len(images), dtype=torch.bool)
+        states = torch.zeros(len(images), dtype=torch.uint8)
+        self._decode_some(None, images, states, image_format, on_bad_image)
+        # What is white is known only now; images whose own values fit less have been scaled by less.
+        found = {
+            n: white for n, white in zip(_NAMES, _deepest(states), strict=True) if getattr(image_format, n) is None
+        }
+        differ = [s for s, own in enumerate(_STATES) if any(own.get(n) not in (None, found[n]) for n in found)]
+        again = torch.isin(states, torch.tensor(differ, dtype=torch.uint8))
+        if again.any():
+            self._decode_some(again, images, states, replace(image_format, **found), on_bad_image)
+        return states
 
+    def _decode_some(
+        self,
+        wanted: Tensor | None,
+        images: Tensor,
+        states: Tensor,
+        image_format: ImageFormat,
+        on_bad_image: OnBadImage,
+    ) -> None:
         def decode(index: int, item: Any) -> DhaError | None:
+            if wanted is not None and not wanted[index]:
+                return None
             name = str(item) if isinstance(item, str | Path) else f"{self.place}[{index}]"
             try:
-                images[index] = read_image(item, image_format, name).pixels
+                pixels, facts = read_image(item, image_format, name)
             except DhaError as error:
                 return error
+            images[index] = pixels
+            states[index] = _STATES.index({name: getattr(facts, name) for name in _NAMES})
             return None
 
-        def finish(first: int, decoded: list[Future[DhaError | None]]) -> None:
-            for index, future in enumerate(decoded, first):
+        def finish(decoded: list[Future[DhaError | None]]) -> None:
+            for future in decoded:
                 error = future.result()
-                if error is None:
-                    good[index] = True
-                elif on_bad_image == "error":
+                if error is not None and on_bad_image == "error":
                     raise DhaError(f"{error}, or leave it out with --on-bad-image skip") from error
 
-        under_way: tuple[int, list[Future[DhaError | None]]] = 0, []
+        under_way: list[Future[DhaError | None]] = []
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         try:
             count = 0
@@ -173,18 +220,24 @@ class ItemPart:
                 if count + len(items) > len(images):
                     raise self._changed()
                 begun = [pool.submit(decode, index, item) for index, item in enumerate(items, count)]
-                finish(*under_way)
-                under_way = count, begun
+                finish(under_way)
+                under_way = begun
                 count += len(items)
-            finish(*under_way)
+            finish(under_way)
             if count < len(images):
                 raise self._changed()
         finally:
             pool.shutdown(cancel_futures=True)
-        return good.nonzero()[:, 0]
 
     def _changed(self) -> DhaError:
         return DhaError(f"{self.place} has changed while it was read; begin again")
+
+
+def _deepest(states: Tensor) -> tuple[int | None, int | None]:
+    """Return the largest white of integers, and of floats, among images in these states; None where there is none."""
+    own = [_STATES[state] for state in states.unique().tolist() if state]
+    integer, floats = ([white for whites in own if (white := whites[name])] for name in _NAMES)
+    return max(integer, default=None), max(floats, default=None)
 
 
 def spread(total: int, count: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from dha.data.hub import is_dataset_directory, is_dataset_file, open_dataset, op
 from dha.data.image_format import ImageFormat
 from dha.data.images import LabelledImages
 from dha.data.labels import Classes, encode, find_classes
-from dha.data.parts import OnBadImage, Part, Parts
+from dha.data.parts import OnBadImage, Part, PartImages, Parts
 from dha.data.preprocessing import SMALLEST_SIZE
 from dha.errors import DhaError
 
@@ -107,12 +107,13 @@ def load_source(
         own_channels, own_size = parts.train.geometry(resize)
         channels = channels or own_channels
         image_size = image_size or _check_size(min(LARGEST_DEFAULT_SIZE, own_size), f"images in {parts.train.place}")
-    image_format = ImageFormat(image_size, channels, resize, background, integer_white or 65535, float_white or 1)
+    image_format = ImageFormat(image_size, channels, resize, background, integer_white, float_white)
     loaded: dict[str, LabelledImages] = {}
     skipped = 0
     kept_in = Cache(cache, folder, _path(source))
+    read, image_format = _read(parts, image_format, on_bad_image, kept_in)
     for name, part in _present(parts):
-        images, good = part.read(image_format, on_bad_image, kept_in)
+        images, good = read[name][:2]
         loaded[name] = LabelledImages(images, numbers[name])
         if good is not None:
             loaded[name] = loaded[name].select(good)
@@ -121,6 +122,20 @@ def load_source(
     return Source(
         parts.name, loaded["train"], loaded.get("validation"), loaded.get("test"), known, image_format, skipped
     )
+
+
+def _read(
+    parts: Parts, image_format: ImageFormat, on_bad_image: OnBadImage, cache: Cache
+) -> tuple[dict[str, PartImages], ImageFormat]:
+    """Return the images of each part, and their format with what is white among all of them."""
+    read = {name: part.read(image_format, on_bad_image, cache) for name, part in _present(parts)}
+    still_open = [white for white in ("integer_white", "float_white") if getattr(image_format, white) is None]
+    found = {white: max(getattr(part, white) or 0 for part in read.values()) or None for white in still_open}
+    image_format = replace(image_format, **found)
+    for name, part in _present(parts):
+        if any(getattr(read[name], white) not in (None, deepest) for white, deepest in found.items()):
+            read[name] = part.read(image_format, on_bad_image, cache)
+    return read, image_format
 
 
 def _open(source: Any, labels: Any, own: Path | None) -> Parts:
