@@ -3,10 +3,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dha import ArchitectureConfig, Config, automatic
-from dha.automatic import LADDER, choose_size, fastest, largest, open_precisions, within_reach
+from dha.automatic import choose_size, fastest, largest, open_precisions, within_reach
 from dha.data import Preprocessing
 from dha.engine import make_fabric
 from dha.pace import Pace
+from dha.sizes import LADDERS, NARROW
+
+LADDER = [rung for rung in LADDERS["residual"] if rung[0] >= NARROW]
 
 
 def paces(seconds):
@@ -61,14 +64,16 @@ def choose(monkeypatch):
     """Choose a size on a given machine: its seconds per image at width 8, growing with the square of the width."""
 
     def make(seconds, images=1000, **settings):
-        def seconds_of_size(size, *_):
-            return paces({"32": seconds * (size.width / 8) ** 2 * size.depth})
+        def seconds_of_size(size, config, classes, preprocessing, fabric, precisions, start, most):
+            heavy = 2 if start == "heavy" else 1
+            return paces({"32": heavy * seconds * (size.width / 8) ** 2 * size.depth})
 
         monkeypatch.setattr(automatic, "seconds_of_size", seconds_of_size)
         # However slow the machine is that this runs on.
         monkeypatch.setattr(automatic.time, "monotonic", lambda: 0.0)
         preprocessing = Preprocessing(32, 3, (0.5,) * 3, (0.2,) * 3)
-        return choose_size(Config(**settings), images, 10, preprocessing, make_fabric("cpu", "32", 32), ["32"])[:2]
+        chosen = choose_size(Config(**settings), images, 10, preprocessing, make_fabric("cpu", "32", 32), ["32"])
+        return (chosen.space, chosen.size, chosen.start) if chosen.space != "residual" else chosen[:2]
 
     return make
 
@@ -97,13 +102,39 @@ def test_limits_are_kept(choose):
     limited = choose(1e-6, budget="5m", max_parameters=700_000)[1]
     assert limited[:2] == (16, 1), "583 thousand parameters, and 24 wide has 1.3 million"
     assert choose(1e-6, budget="5m", max_flops=20_000_000)[1][:2] == (12, 1)
-    assert choose(1e-6, budget="5m", max_parameters=10)[1][:2] == LADDER[0], "what can still be done is not known here"
+    assert choose(1e-6, budget="5m", max_parameters=20_000)[1][:2] == (3, 1)
     assert choose(1e-6, epochs=3, max_parameters=700_000)[1][:2] == (16, 1)
     assert choose(1e-6, epochs=3, max_parameters=200_000)[1][:2] == (8, 1)
 
 
+@pytest.mark.parametrize(("space", "usual"), [("mobile", (32, 4, 224)), ("cells", (16, 5, 20))])
+def test_mobile_and_cells_have_their_usual_size_unless_it_is_too_slow_or_too_large(choose, space, usual):
+    # At the usual size a pass takes 64 or 20 times these seconds, and 1.25 times that if something is learned.
+    at_usual = 64 if space == "mobile" else 20
+
+    def chosen(passes, **settings):
+        return choose(100 / (1000 * automatic.LEARNING * at_usual * passes), space=space, budget="100s", **settings)
+
+    assert chosen(41) == (space, usual, "heavy")
+    assert chosen(39) == chosen(16) == (space, usual, "light")
+    smaller, smallest = chosen(14), chosen(0.01)
+    assert LADDERS[space][0] < smaller[1][:2] < usual[:2]
+    assert smallest[1][:2] == min(rung for rung in LADDERS[space] if rung[0] >= NARROW)
+    assert smaller[2] == smallest[2] == "light"
+    assert choose(1e3, space=space, epochs=3) == (space, usual, "light")
+    named = ArchitectureConfig(width=usual[0], depth=usual[1])
+    assert chosen(0.01, architecture=named) == (space, usual, "light")
+    assert chosen(1000, max_parameters=100_000)[1].width == 8
+
+
+def test_a_heavy_start_that_breaks_a_limit_is_not_taken(choose):
+    assert choose(1e-9, space="mobile", budget="5m")[2] == "heavy"
+    size = ArchitectureConfig(width=32, depth=4)
+    assert choose(1e-9, space="mobile", budget="5m", max_parameters=1_400_000, architecture=size)[2] == "light"
+
+
 def test_without_a_budget_nothing_is_measured(choose):
-    assert choose(1e-9, epochs=3) == choose(1e3, epochs=3)
+    assert choose(1e-9, epochs=3) == choose(1e3, epochs=3) == ("residual", (16, 1, 40))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +170,7 @@ def test_a_precision_without_a_chance_is_not_timed_again():
 def test_size_and_precision_are_chosen_together(times, size, precision, timed, monkeypatch):
     asked = []
 
-    def seconds_of_size(size, config, classes, preprocessing, fabric, precisions):
+    def seconds_of_size(size, config, classes, preprocessing, fabric, precisions, start, most):
         at = times[LADDER.index(size[:2])]
         asked.extend(precisions)
         return paces({p: taken / 100 for p, taken in zip(("32", "bf16"), at, strict=True) if p in precisions})
@@ -148,7 +179,7 @@ def test_size_and_precision_are_chosen_together(times, size, precision, timed, m
     config = Config(budget=10 * automatic.PASSES, learn="none", progressive_resizing=False)
     preprocessing = Preprocessing(32, 3, (0.5,) * 3, (0.2,) * 3)
     fabric = make_fabric("cpu", "32", 32)
-    _, chosen, precisions, _ = choose_size(config, 1000, 10, preprocessing, fabric, ["32", "bf16"])
+    _, chosen, precisions, *_ = choose_size(config, 1000, 10, preprocessing, fabric, ["32", "bf16"])
     assert (chosen.width, precisions) == (size, [precision])
     assert asked == timed
 

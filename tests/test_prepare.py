@@ -42,7 +42,7 @@ def test_nothing_set_means_a_budget_by_the_number_of_images(small):
     ],
 )
 def test_a_search_begins_with_what_there_is_time_for(small, monkeypatch, settings, start, expected, built):
-    monkeypatch.setattr("dha.prepare.seconds_per_image", lambda *args: {"32": Pace(1 / 1300, resizing=False)})
+    monkeypatch.setattr("dha.automatic.seconds_of_size", lambda *args: {"32": Pace(1 / 1300, resizing=False)})
     splits = split(load_source("digits"), validation_fraction=0.1, test_fraction=0.0, seed=0)
     preprocessing, fabric = Preprocessing(8, 1, (0.3,), (0.4,)), make_fabric("cpu", "32", 8)
     config = small(**{"epochs": None, "learn": "none", "precision": "32", **settings})
@@ -84,7 +84,7 @@ def test_whether_images_begin_small_is_decided_by_timing(small, monkeypatch, set
 
 
 def test_what_is_left_of_the_budget_decides(small, monkeypatch):
-    monkeypatch.setattr("dha.prepare.seconds_per_image", lambda *_: {"32": Pace(1 / 1300, resizing=False)})
+    monkeypatch.setattr("dha.automatic.seconds_of_size", lambda *_: {"32": Pace(1 / 1300, resizing=False)})
     splits = split(load_source("digits"), validation_fraction=0.1, test_fraction=0.0, seed=0)
     preprocessing, fabric = Preprocessing(8, 1, (0.3,), (0.4,)), make_fabric("cpu", "32", 8)
     config = small(epochs=None, learn="none", precision="32", space="mobile", budget=30.0)

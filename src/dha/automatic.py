@@ -4,30 +4,30 @@ The rule: of a ladder of residual networks that keep the limits on parameters an
 passes over the training images at least ``PASSES`` times within what is left of the budget. Rungs are timed for a few
 steps of plain training, with images of full and of smallest size, until the largest is found, or the timing itself has
 taken ``SHARE`` of the budget; those in between are left out that are fast enough even if time grows with the
-multiply-adds. Learning makes steps slower, which is reckoned with. In the other spaces a search begins with the heavy
-start where that leaves time for ``HEAVY_PASSES``, else with the light one; and in whatever space it may go to slower
-architectures than it begins with, as long as ``SEARCHED_PASSES`` passes fit in. Where float32 and bfloat16 are both
-open, what is timed is timed in both, and the faster one counts. The measurements behind it are in ``docs/results.md``
-and ``docs/performance.md``.
+multiply-adds. Learning makes steps slower, which is reckoned with. In the other spaces a network has its usual size, or
+the largest that keeps the limits, and a smaller one only where the light start leaves no time for ``SEARCHED_PASSES``;
+a search begins with the heavy start where that leaves time for ``HEAVY_PASSES``, else with the light one. In whatever
+space it may go to slower architectures than it begins with, as long as ``SEARCHED_PASSES`` passes fit in. Where float32
+and bfloat16 are both open, what is timed is timed in both, and the faster one counts. The measurements behind it are in
+``docs/results.md`` and ``docs/performance.md``.
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
-import torch
 from lightning_fabric import Fabric
 
-from dha.architecture import SIZES, ResidualNetwork, Size, count, referred
+from dha.architecture import HEAVY, SIZES, Size
 from dha.config import Config, learned_parts, parse_budget
 from dha.data import Preprocessing
 from dha.engine import computes_in_bf16, precision_of
 from dha.pace import Pace, seconds_of_size
+from dha.sizes import possible_sizes, space_of, start_costs, start_keeps_limits
 
-LADDER = [(8, 1), (12, 1), (16, 1), (24, 1), (32, 1), (48, 1), (64, 1), (64, 2), (96, 2), (128, 2), (128, 3)]
-"""Width and depth of residual networks, from small to large."""
+Rung = TypeVar("Rung")
 
 PASSES = 45.0
 """Passes over the training images that a budget should hold."""
@@ -90,12 +90,14 @@ class Chosen(NamedTuple):
         size: of the network.
         precisions: that are still open.
         resizing: whether the run begins on smaller images, if that was asked for or measured; else None.
+        start: where a search begins: "light", "heavy" or "random".
     """
 
     space: str
     size: Size
     precisions: list[str]
     resizing: bool | None
+    start: str
 
 
 def choose_size(
@@ -117,47 +119,79 @@ def choose_size(
         fabric: the device.
         precisions: to choose from.
         spent: seconds of the budget that are over.
+
+    Raises:
+        DhaError: if no network of the space keeps the limits.
     """
-    space = "residual" if config.space == "auto" else config.space
-    settings = config.architecture
-    width, depth, resolution = SIZES[space]
-    still_open, resizing = list(precisions), config.progressive_resizing
-    if space == "residual" and settings.width is None:
-        ladder = LADDER
-        if settings.depth is not None:
-            ladder = sorted({(width, settings.depth) for width, _ in LADDER})
-        sizes = {rung: Size(*rung, settings.resolution or resolution) for rung in ladder}
+    space, named = space_of(config), config.architecture.start
+    sizes = possible_sizes(config, classes, preprocessing)
+    size, start = sizes[-1], "light" if named == "reference" else named
+    chosen = Chosen(space, size, list(precisions), config.progressive_resizing, start)
+    if config.budget is None:
+        usual = [size for size in sizes if size.width <= SIZES[space].width]
+        return chosen._replace(size=(usual or sizes)[-1])
+    share = SHARE * parse_budget(config.budget)
 
-        @cache
-        def costs(rung: tuple[int, int]) -> tuple[int, int]:
-            return plain_costs(sizes[rung], classes, preprocessing)
+    def paces_of(size: Size, precisions: Sequence[str], start: str, most: float = math.inf) -> dict[str, Pace]:
+        return seconds_of_size(size, config, classes, preprocessing, fabric, precisions, start, most)
 
-        if config.max_parameters is not None or config.max_flops is not None:
-            ladder = [rung for rung in ladder if keeps_limits(config, costs(rung))] or ladder[:1]
-        if config.budget is None:
-            width, depth = ([rung for rung in ladder if rung[0] <= width] or ladder)[-1]
-        else:
-            budget, began = parse_budget(config.budget), math.inf
-            most = affordable(config, images, PASSES, spent)
-            paces: dict[tuple[int, int], dict[str, Pace]] = {}
+    trials: list[tuple[str, float]] = []
+    if space in HEAVY:
+        # The largest size comes first: a smaller one is taken only if that one is known to be too slow.
+        if named == "reference" and start_keeps_limits(config, size, classes, preprocessing, "heavy"):
+            trials.append(("heavy", HEAVY_PASSES))
+        if len(sizes) > 1:
+            trials.append((start, SEARCHED_PASSES))
+    paces: dict[str, Pace] = {}
+    for trial, passes in trials:
+        paces = paces_of(size, precisions, trial, share)
+        if paces[fastest(paces)].seconds <= affordable(config, images, passes, spent):
+            start = trial
+            break
+    else:
+        if len(sizes) > 1:
+            smaller, passes = (sizes[:-1], SEARCHED_PASSES) if space in HEAVY else (sizes, PASSES)
+            most = affordable(config, images, passes, spent)
+            flops = [start_costs(config, size, classes, preprocessing, start)[1] for size in smaller]
+            size, paces = climb(smaller, partial(paces_of, start=start), precisions, most, share, flops)
+    if not paces:
+        return chosen
+    precision = fastest(paces)
+    return Chosen(space, size, [precision], paces[precision].resizing, start)
 
-            def seconds_of(rung: tuple[int, int]) -> float | None:
-                nonlocal still_open, began
-                if time.monotonic() - began > SHARE * budget:
-                    return None
-                paces[rung] = seconds_of_size(sizes[rung], config, classes, preprocessing, fabric, still_open)
-                still_open = within_reach(paces[rung])
-                # With the first, a device and its libraries have made themselves ready.
-                began = min(began, time.monotonic())
-                return min(pace.seconds for pace in paces[rung].values())
 
-            width, depth = largest(ladder, seconds_of, most, [costs(rung)[1] for rung in ladder])
-            precision = fastest(paces[width, depth])
-            still_open, resizing = [precision], paces[width, depth][precision].resizing
-    given = settings.width, settings.depth, settings.resolution
-    found = width, depth, resolution
-    size = Size(*(b if a is None else a for a, b in zip(given, found, strict=True)))
-    return Chosen(space, size, still_open, resizing)
+def climb(
+    sizes: Sequence[Size],
+    paces_of: Callable[[Size, Sequence[str]], dict[str, Pace]],
+    precisions: Sequence[str],
+    most: float,
+    share: float,
+    costs: Sequence[float],
+) -> tuple[Size, dict[str, Pace]]:
+    """Return the largest size that takes at most ``most`` seconds per image, or else the first, and how fast it is.
+
+    Args:
+        sizes: from small to large; larger ones take longer.
+        paces_of: how fast a size is in each of some precisions.
+        precisions: to choose from.
+        most: the limit.
+        share: seconds that may be spent on timing after the first size.
+        costs: as in ``largest``.
+    """
+    paces, began = dict[Size, dict[str, Pace]](), math.inf
+
+    def seconds_of(size: Size) -> float | None:
+        nonlocal precisions, began
+        if time.monotonic() - began > share:
+            return None
+        paces[size] = paces_of(size, precisions)
+        precisions = within_reach(paces[size])
+        # With the first, a device and its libraries have made themselves ready.
+        began = min(began, time.monotonic())
+        return min(pace.seconds for pace in paces[size].values())
+
+    size = largest(sizes, seconds_of, most, costs)
+    return size, paces[size]
 
 
 def affordable(config: Config, images: int, passes: float, spent: float = 0.0) -> float:
@@ -175,15 +209,12 @@ def affordable(config: Config, images: int, passes: float, spent: float = 0.0) -
 
 
 def largest(
-    ladder: Sequence[tuple[int, int]],
-    seconds_of: Callable[[tuple[int, int]], float | None],
-    most: float,
-    costs: Sequence[float],
-) -> tuple[int, int]:
+    ladder: Sequence[Rung], seconds_of: Callable[[Rung], float | None], most: float, costs: Sequence[float]
+) -> Rung:
     """Return the largest rung that was measured and takes at most ``most`` seconds per image; at least the first rung.
 
     Args:
-        ladder: (width, depth) from small to large; larger ones take longer.
+        ladder: sizes from small to large; larger ones take longer.
         seconds_of: a rung, or None when there is no time left to measure it.
         most: the limit.
         costs: of each rung; time is taken to grow with these at most, which says what need not be measured.
@@ -200,22 +231,3 @@ def largest(
         sure = [rung for rung in range(best + 1, slow) if costs[rung] * per_cost <= most]
         reached = max(sure, default=best + 1)
     return ladder[max(best, 0)]
-
-
-def plain_costs(size: Size, classes: int, preprocessing: Preprocessing) -> tuple[int, int]:
-    """Return the parameters and multiply-adds of the residual network that a search of a size starts from."""
-    channels, side = preprocessing.channels, preprocessing.image_size
-    with torch.device("meta"):
-        network = ResidualNetwork(channels, classes, side, referred, **size._asdict())
-    return count(network, (channels, side, side))
-
-
-def keeps_limits(config: Config, costs: tuple[int, int]) -> bool:
-    """Return whether a network keeps the limits of the settings.
-
-    Args:
-        config: the limits.
-        costs: parameters and multiply-adds of the network.
-    """
-    limits = config.max_parameters, config.max_flops
-    return all(limit is None or cost <= limit for cost, limit in zip(costs, limits, strict=True))

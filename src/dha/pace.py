@@ -11,11 +11,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dha.architecture import ResidualNetwork, Size, candidate_seconds, layout, referred, sparse_codes
+from dha.architecture import Size, candidate_seconds, layout, sparse_codes
 from dha.config import Config
 from dha.data import Preprocessing
 from dha.engine import Graphs
 from dha.resizing import WORTH, mean_seconds, side_in_run
+from dha.sizes import start_of
 
 TIMED = 32
 """Images that candidates are timed on."""
@@ -34,13 +35,20 @@ class Pace(NamedTuple):
 
 
 def seconds_of_size(
-    size: Size, config: Config, classes: int, preprocessing: Preprocessing, fabric: Fabric, precisions: Sequence[str]
+    size: Size,
+    config: Config,
+    classes: int,
+    preprocessing: Preprocessing,
+    fabric: Fabric,
+    precisions: Sequence[str],
+    start: str = "light",
+    most: float = math.inf,
 ) -> dict[str, Pace]:
-    """Return ``seconds_per_image`` of the residual network of a size that a search starts from."""
-    channels, side, device = preprocessing.channels, preprocessing.image_size, fabric.device
+    """Return ``seconds_per_image`` of the network that a run of a size begins with."""
+    device = fabric.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
-        network = ResidualNetwork(channels, classes, side, referred, **size._asdict())
-    return seconds_per_image(network, config, preprocessing, fabric, precisions)
+        network = start_of(config, size, classes, preprocessing, start)
+    return seconds_per_image(network, config, preprocessing, fabric, precisions, most)
 
 
 def seconds_per_image(

@@ -10,7 +10,6 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from dha.architecture import (
-    HEAVY,
     Limits,
     Size,
     drop_paths,
@@ -21,7 +20,7 @@ from dha.architecture import (
     whiten,
 )
 from dha.augmentation import OPERATIONS, AugmentationPolicy
-from dha.automatic import HEAVY_PASSES, SEARCHED_PASSES, SHARE, affordable, choose_size, fastest, open_precisions
+from dha.automatic import SEARCHED_PASSES, SHARE, affordable, choose_size, fastest, open_precisions
 from dha.config import PARTS, Config, learned_parts, optimizer_of, parse_budget
 from dha.data import Batches, LabelledImages, Preprocessing, Splits, on_device, sequential
 from dha.engine import set_precision
@@ -70,19 +69,14 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
         precisions, resizing = chosen.precisions, chosen.resizing
         resolved.space = chosen.space  # pyright: ignore[reportAttributeAccessIssue]
         resolved.architecture.width, resolved.architecture.depth, resolved.architecture.resolution = chosen.size
-    precision, start = precisions[0], resolved.architecture.start
-    asked = start == "reference" and config.network is None
-    weighed = asked and resolved.space in HEAVY and resolved.budget is not None
-    if asked:
-        resolved.architecture.start = "heavy" if weighed else "light"
+        resolved.architecture.start = chosen.start  # pyright: ignore[reportAttributeAccessIssue]
+    precision = precisions[0]
     smaller = side_in_run(resolved, preprocessing.image_size, 0.0) < preprocessing.image_size
-    if resolved.budget is not None and (weighed or len(precisions) > 1 or (smaller and resizing is None)):
+    if resolved.budget is not None and (len(precisions) > 1 or (smaller and resizing is None)):
         most = SHARE * parse_budget(resolved.budget)
         network = build(resolved, preprocessing, classes, fabric.device)
         paces = seconds_per_image(network, resolved, preprocessing, fabric, precisions, most)
         precision = fastest(paces)
-        if weighed and paces[precision].seconds > affordable(resolved, images, HEAVY_PASSES, spent):
-            resolved.architecture.start = "light"
         resizing = paces[precision].resizing if resizing is None else resizing
     resolved.precision = precision  # pyright: ignore[reportAttributeAccessIssue]
     # Where nothing is timed, what is usual: a GPU is not busy enough with small images to be faster.

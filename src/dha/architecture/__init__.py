@@ -12,7 +12,7 @@ from dha.architecture.mobile import MobileNetwork
 from dha.architecture.operations import OPERATIONS, Scale
 from dha.architecture.recovery import recover, sparse_codes
 from dha.architecture.residual import BRANCHES, ResidualNetwork
-from dha.architecture.spaces import HEAVY, SIZES, Size, plain_network, search_network
+from dha.architecture.spaces import HEAVY, SIZES, Size, plain_network, search_network, start_network
 from dha.architecture.sparse import Recovery, SparseCodes, lasso
 from dha.architecture.timing import candidate_seconds
 from dha.architecture.whitening import whiten
@@ -55,5 +55,6 @@ __all__ = [
     "referred",
     "search_network",
     "sparse_codes",
+    "start_network",
     "whiten",
 ]

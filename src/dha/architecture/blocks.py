@@ -89,7 +89,7 @@ def searched(
 
     def block(table: Table, reference: str) -> SparseChoice:
         candidates = {name: make() for name, make in table.items()}
-        names = [reference, *(name for name in table if name != reference)][:choose]
+        names = _start(table, reference, choose)
         return SparseChoice(
             candidates,
             choose=len(names),
@@ -102,9 +102,13 @@ def searched(
     return block
 
 
-def referred(table: Table, reference: str) -> Sum:
-    """Make a block of the candidate where a search starts: a ``Choice``."""
-    return Sum({reference: table[reference]()})
+def referred(table: Table, reference: str, choose: int = 1) -> Sum:
+    """Make a block of the candidates where a search starts: a ``Choice``."""
+    return Sum({name: table[name]() for name in _start(table, reference, choose)})
+
+
+def _start(table: Table, reference: str, choose: int) -> list[str]:
+    return [reference, *(name for name in table if name != reference)][:choose]
 
 
 def written(blocks: Sequence[Sequence[str]]) -> Choice:

@@ -219,6 +219,22 @@ class CellSearchNetwork(CellNetwork):
         return network.train(self.training)
 
 
+def start_genotype(
+    start: Literal["light", "heavy"], nodes: int, cells: int, channels: int, resolution: int
+) -> Genotype:
+    """Return the architecture where a search starts: one of ``REFERENCES``, in every node.
+
+    Args:
+        start: which one.
+        nodes: nodes per cell.
+        cells: as in ``Genotype``.
+        channels: as in ``Genotype``.
+        resolution: as in ``Genotype``.
+    """
+    normal, reduction = ((tuple(enumerate(names)),) * nodes for names in REFERENCES[start])
+    return Genotype(normal, reduction, cells, channels, resolution)
+
+
 def _start(names: Sequence[str], nodes: int, start: str) -> list[list[int]]:
     """Return the candidates of every node where a search starts, normal cells first."""
     return [

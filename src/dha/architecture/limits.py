@@ -61,17 +61,17 @@ class Limits:
         edges = [torch.arange(c.real.shape[1]) // c.operations for c in codes for _ in c.real]
         self._node, self._widest = np.repeat(np.arange(len(sizes)), sizes), max(sizes, default=1)
         self._edge = self._node * self._widest + _row(edges)
+        self._everything = _row(c.real for c in codes)
         self._choose = np.array([c.choose for c in codes for _ in c.real], dtype=int)
         # Nodes of a kind of cell that the network does not have cost nothing, and do not count as choices.
         exists = np.bincount(self._node, self._uses[0], len(sizes)) > 0
         most = [ENDLESS if m is None else m for m in (max_parameters, max_flops)]
         self._most = np.array([*most, int(weightless * self._choose[exists].sum()), ENDLESS])
         if seconds is not None and max_seconds < math.inf:
-            everything = _row(c.real for c in codes)
-            fastest = self._solve(-1 * self._uses[3], everything, self._bounds(everything))
+            fastest = self._solve(-1 * self._uses[3], self._everything, self._bounds(self._everything))
             if fastest is not None:
                 self._most[3] = max(int(1e9 * max_seconds), self._used(fastest)[3])
-        if (self._used(_row(map(_mask, codes))) > self._bounds(_row(c.real for c in codes))).any():
+        if (self._used(_row(map(_mask, codes))) > self._bounds(self._everything)).any():
             for c, chosen in zip(codes, self.best(codes, [torch.zeros_like(c.frozen) for c in codes]), strict=True):
                 c.take(chosen)
 
@@ -79,6 +79,18 @@ class Limits:
         """Return parameters and multiply-adds per image of the network that would be derived now."""
         parameters, flops, *_ = self._used(_row(map(_mask, codes))).tolist()
         return parameters, flops
+
+    def fewest(self, max_parameters: int | None = None) -> tuple[int, int]:
+        """Return the fewest parameters that an architecture can have, and the fewest multiply-adds per image.
+
+        Args:
+            max_parameters: count the multiply-adds of architectures with at most so many parameters, or else of those
+                with the fewest; of all when not given.
+        """
+        bounds = self._bounds(self._everything)
+        parameters = self._fewest(0, self._everything, bounds)
+        within = ENDLESS if max_parameters is None else max(parameters, max_parameters)
+        return parameters, self._fewest(1, self._everything, bounds, within)
 
     def best(self, codes: Sequence[SparseCodes], fixed: Sequence[Tensor]) -> list[Tensor]:
         """Return the candidates with the largest sum of scores within the limits, on distinct edges of each node: their
@@ -149,15 +161,16 @@ class Limits:
         return None
 
     def _refusal(self, allowed: np.ndarray, bounds: np.ndarray) -> str:
-        def least(use: int, max_parameters: int = ENDLESS) -> int:
-            taken = self._solve(-1 * self._uses[use], allowed, np.array([max_parameters, ENDLESS, bounds[2], ENDLESS]))
-            return self._used(allowed if taken is None else taken)[use]
-
         parameters, flops, *_ = bounds.tolist()
-        if (fewest := least(0)) > parameters:
+        if (fewest := self._fewest(0, allowed, bounds)) > parameters:
             return f"max_parameters={parameters}: {SMALLEST} has {fewest} parameters: {REMEDY}"
         within = "" if parameters == ENDLESS else f"with max_parameters={parameters} "
-        return f"max_flops={flops}: {within}{SMALLEST} takes {least(1, parameters)} multiply-adds per image: {REMEDY}"
+        fewest = self._fewest(1, allowed, bounds, parameters)
+        return f"max_flops={flops}: {within}{SMALLEST} takes {fewest} multiply-adds per image: {REMEDY}"
+
+    def _fewest(self, use: int, allowed: np.ndarray, bounds: np.ndarray, max_parameters: int = ENDLESS) -> int:
+        taken = self._solve(-1 * self._uses[use], allowed, np.array([max_parameters, ENDLESS, bounds[2], ENDLESS]))
+        return int(self._used(allowed if taken is None else taken)[use])
 
 
 def _mask(codes: SparseCodes, chosen: Tensor | None = None) -> Tensor:

@@ -1,10 +1,11 @@
 """The spaces by name: how a search network is made, and how the plain network of a genotype is."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from dha.architecture.blocks import BlockGenotype, BlockNetwork, Choice, searched, written
-from dha.architecture.cells import CellNetwork, CellSearchNetwork
+from dha.architecture.blocks import BlockGenotype, BlockNetwork, Choice, referred, searched, written
+from dha.architecture.cells import CellNetwork, CellSearchNetwork, start_genotype
 from dha.architecture.genotype import Genotype
 from dha.architecture.mobile import MobileNetwork
 from dha.architecture.residual import ResidualNetwork
@@ -83,6 +84,30 @@ def search_network(
     choose = 1 if space == "mobile" else choose
     begins = "random" if start == "random" else "reference"
     choice = searched(choose=choose, start=begins, penalty=penalty, gradient=gradient, seed=seed)
+    return _block_network(space, channels_in, classes, image_size, choice, size, squeeze_excite, start)
+
+
+def start_network(
+    space: str,
+    channels_in: int,
+    classes: int,
+    image_size: int,
+    size: Size,
+    *,
+    nodes: int = 4,
+    choose: int = 1,
+    start: Literal["light", "heavy"] = "light",
+    squeeze_excite: bool = False,
+) -> CellNetwork | BlockNetwork:
+    """Return the plain network that a search begins with, with fresh weights; arguments as in ``search_network``.
+
+    Raises:
+        DhaError: if there is no such space.
+    """
+    if space == "cells":
+        width, depth, resolution = size
+        return CellNetwork(start_genotype(start, nodes, depth, width, resolution), channels_in, classes, image_size)
+    choice = partial(referred, choose=1 if space == "mobile" else choose)
     return _block_network(space, channels_in, classes, image_size, choice, size, squeeze_excite, start)
 
 
