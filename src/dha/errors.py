@@ -9,6 +9,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def one_line(text: object) -> str:
+    """Return what is said in several lines in one that can be printed."""
+    return printable(" ".join(str(text).split()))
+
+
 def shortened(value: object) -> str:
     """Return what a message says of a value: its ``repr``, at most 80 characters of it."""
     # A list is shortened before, because the repr of a million numbers takes a second.

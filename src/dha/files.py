@@ -26,10 +26,12 @@ def read_bytes(file: Path, most: int) -> bytes:
         DhaError: if it is a pipe, a device or a folder, or has more than ``most`` bytes.
     """
     # A pipe is opened without waiting for somebody who writes to it.
-    with open(os.open(file, _READ), "rb") as handle:
-        status = os.fstat(handle.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise DhaError(f"{str(file)!r} is not a regular file: give the file that dha wrote")
+    descriptor = os.open(file, _READ)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise DhaError(f"{str(file)!r} is not a regular file: give the file that dha wrote")
+    with open(descriptor, "rb") as handle:
         if status.st_size > most:
             raise DhaError(f"{str(file)!r} has {status.st_size} bytes: expected what dha wrote, at most {most}")
         return handle.read(status.st_size)

@@ -211,6 +211,8 @@ def test_a_policy_from_its_file_draws_and_applies_the_same_for_the_same_seed(tmp
         ("{", "not JSON"),
         ("[1]", "holds a list"),
         ("{}", r"policy '.*policy.json': .*lacks logits, operations, structure"),
+        ("[" * 100_000, "not JSON"),
+        ('{"operations": ["' + "a" * 100_000 + '"], "structure": "slots", "logits": []}', r"operation 'aaa.{,90}; the"),
         ('{"operations": 3, "structure": "slots", "logits": []}', "operations is 3"),
         ('{"operations": [["invert"]], "structure": "slots", "logits": []}', "unknown operation"),
     ],

@@ -1,4 +1,5 @@
 import json
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import safetensors.torch
 import torch
 
 from dha import DhaError
-from dha.architecture import GivenGenotype, Size, plain_network
+from dha.architecture import GivenGenotype, Size, given_network, plain_network
 from dha.data import Preprocessing
 from dha.model import TrainedModel
 
@@ -55,7 +56,7 @@ def test_a_model_is_read_to_the_bit(genotype: dict[str, Any], tmp_path: Path):
         (RESIDUAL, ("format",), 3, "has format 3, this dha reads 2: update dha"),
         (RESIDUAL, ("format",), 1, "has format 1, this dha reads 2: train the model again"),
         (RESIDUAL, ("classes",), "ab", "classes is 'ab': expected a JSON array"),
-        (RESIDUAL, ("classes",), ["a", 1], "class 1: expected all strings or all whole numbers"),
+        (RESIDUAL, ("classes",), ["a", 1], "class 1: expected all strings .* or all whole numbers"),
         (RESIDUAL, ("classes",), [0, True], "class True"),
         (RESIDUAL, ("classes",), [0, 2**64], "class 18446744073709551616"),
         (RESIDUAL, ("classes",), ["a", "a"], "2 classes, 1 different"),
@@ -69,6 +70,12 @@ def test_a_model_is_read_to_the_bit(genotype: dict[str, Any], tmp_path: Path):
         (RESIDUAL, ("preprocessing", "image_size"), 10**9, "image_size is 1000000000; pass 4 to 2048"),
         (RESIDUAL, ("preprocessing", "image_size"), "8", "image_size of the preprocessing is '8'; pass a whole number"),
         (RESIDUAL, ("preprocessing", "std"), [float("nan")], "std is .*finite"),
+        (RESIDUAL, ("preprocessing", "mean"), [1e308], "mean is .*at most 1"),
+        (RESIDUAL, ("preprocessing", "std"), [1e-320], "std is .*above 0"),
+        (RESIDUAL, ("preprocessing", "mean"), [0.5] * 10**6, r"mean has 1000000 values \(0.5.{,80}; pass one"),
+        (RESIDUAL, ("genotype", "blocks"), [["pair_3x3"] * 20_000, ["skip"], ["skip"]], "a candidate twice in block"),
+        (RESIDUAL, ("genotype", "blocks"), ["a" * 10**6], "a candidate twice in block"),
+        (RESIDUAL, ("classes",), ["a", "b" * 1001], "class 'bbb.{,90}: expected all strings of at most 1000"),
         (RESIDUAL, ("preprocessing", "mean"), [float("inf")], "mean is .*finite"),
         (RESIDUAL, ("genotype", "width"), float("inf"), "inf is no whole number"),
         (RESIDUAL, ("genotype", "width"), "4", "'4' is no whole number"),
@@ -124,6 +131,77 @@ def test_a_huge_description_is_not_even_read(tmp_path: Path):
         file.truncate(2**40)
     with pytest.raises(DhaError, match="1099511627776 bytes"):
         TrainedModel.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", ["policy.json", "model.json", "weights.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "sparse"])
+def test_special_and_huge_files_are_refused_at_once(name: str, kind: str, tmp_path: Path):
+    file = saved(tmp_path / "m", RESIDUAL) / name
+    file.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        file.touch()
+        os.truncate(file, 2**36)
+    with pytest.raises(DhaError, match=r"regular file|not a dha model|no such file|68719476736 bytes"):
+        TrainedModel.load(tmp_path / "m")
+
+
+def test_model_files_behind_links_are_read(tmp_path: Path):
+    folder = saved(tmp_path / "m", RESIDUAL)
+    (tmp_path / "linked").mkdir()
+    for file in folder.iterdir():
+        (tmp_path / "linked" / file.name).symlink_to(file)
+    assert TrainedModel.load(tmp_path / "linked").classes == ("a", "b")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path):
+    file = saved(tmp_path / "m", RESIDUAL) / "weights.safetensors"
+    weights = safetensors.torch.load_file(file)
+    weights["head.weight"][1, 3] = value
+    safetensors.torch.save_file(weights, file)
+    with pytest.raises(DhaError, match=r"head.weight' has values that are not finite"):
+        TrainedModel.load(tmp_path / "m")
+
+
+def test_a_network_that_overflows_gives_no_probabilities(tmp_path: Path):
+    file = saved(tmp_path / "m", RESIDUAL) / "weights.safetensors"
+    weights = safetensors.torch.load_file(file)
+    large = {name: value.fill_(1e30) if name.endswith(".weight") else value for name, value in weights.items()}
+    safetensors.torch.save_file(large, file)
+    with pytest.raises(DhaError, match="3 of 3 images have no finite probabilities"):
+        TrainedModel.load(tmp_path / "m").probabilities(torch.full((3, 1, 8, 8), 255, dtype=torch.uint8))
+
+
+def test_names_in_a_description_are_printed_as_one_line(tmp_path: Path):
+    folder = saved(tmp_path / "m", RESIDUAL)
+    tamper(folder, "genotype", value=GivenGenotype("x; touch PWNED\n\x1b[2J :f").to_dict())
+    with pytest.raises(DhaError, match=r"--network 'x; touch PWNED\\n\\x1b\[2J :f'$") as caught:
+        TrainedModel.load(folder)
+    assert str(caught.value).isprintable()
+    tamper(folder, "genotype", value=GivenGenotype("x" * 10**6).to_dict())
+    with pytest.raises(DhaError, match="not the genotype of a given network") as caught:
+        TrainedModel.load(folder)
+    assert len(str(caught.value)) < 500
+
+
+def test_another_function_than_that_of_the_run_is_told(tmp_path: Path):
+    code = tmp_path / "net.py"
+    code.write_text("from torch import nn\ndef one(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))\ntwo=one")
+    network = given_network(f"{code}:one", 1, 2, 8)
+    model = TrainedModel(network, ("a", "b"), Preprocessing(8, 1, (0.3,), (0.4,)), GivenGenotype(f"{code}:one"))
+    model.save(tmp_path / "m")
+    moved = tmp_path / "elsewhere" / "net.py"
+    moved.parent.mkdir()
+    moved.write_text(code.read_text())
+    TrainedModel.load(tmp_path / "m", network=f"{moved}:one")
+    with pytest.warns(RuntimeWarning, match=r"holds the weights of '.*net.py:one'.* taken into '.*net.py:two'"):
+        TrainedModel.load(tmp_path / "m", network=f"{code}:two")
 
 
 def test_a_path_in_the_genotype_is_not_followed(tmp_path: Path):

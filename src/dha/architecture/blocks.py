@@ -8,7 +8,7 @@ from torch import nn
 
 from dha.architecture.choice import SparseChoice, Sum
 from dha.architecture.genotype import whole
-from dha.errors import DhaError
+from dha.errors import DhaError, shortened
 
 Table = Mapping[str, Callable[[], nn.Sequential]]
 """Name -> constructor of the candidates of one block."""
@@ -52,12 +52,17 @@ class BlockGenotype:
         try:
             sizes = [whole(data[name]) for name in ("width", "depth", "resolution")]
             blocks = tuple(tuple(str(name) for name in block) for block in data["blocks"])
+            for block in blocks:  # Before anything is built.
+                if len(set(block)) != len(block):
+                    raise ValueError(f"a candidate twice in block {shortened(block)}")
             squeeze_excite = data.get("squeeze_excite", False) is True
             genotype = BlockGenotype(str(data["space"]), blocks, *sizes, squeeze_excite=squeeze_excite)
         except (KeyError, TypeError, ValueError) as error:
-            raise DhaError(f"not a genotype of blocks ({error!r}): expected what dha wrote") from error
+            raise DhaError(f"not a genotype of blocks ({error!r:.200}): expected what dha wrote") from error
         if not (1 <= sizes[0] <= 4096 and 1 <= sizes[1] <= 100 and 4 <= sizes[2] <= 2048):
-            raise DhaError(f"genotype with width, depth, resolution = {sizes}: expected 1..4096, 1..100, 4..2048")
+            raise DhaError(
+                f"genotype with width, depth, resolution = {shortened(sizes)}: expected 1..4096, 1..100, 4..2048"
+            )
         return genotype
 
     def __str__(self) -> str:
@@ -122,7 +127,7 @@ def written(blocks: Sequence[Sequence[str]]) -> Choice:
     def block(table: Table, reference: str) -> Sum:
         chosen = next(names, None)
         if not chosen or any(name not in table for name in chosen):
-            raise DhaError(f"genotype with block {chosen!r}: expected some of {', '.join(table)}")
+            raise DhaError(f"genotype with block {shortened(chosen)}: expected some of {', '.join(table)}")
         return Sum({name: table[name]() for name in chosen})
 
     return block

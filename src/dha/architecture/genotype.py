@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dha.architecture.operations import OPERATIONS
-from dha.errors import DhaError
+from dha.errors import DhaError, shortened
 
 Node = tuple[tuple[int, str], ...]
 
@@ -44,9 +44,11 @@ class Genotype:
             sizes = [whole(data[name]) for name in ("cells", "channels", "resolution")]
             genotype = Genotype(_nodes(data["normal"]), _nodes(data["reduction"]), *sizes)
         except (KeyError, TypeError, ValueError) as error:
-            raise DhaError(f"not a genotype of the cell space ({error!r}): expected what dha wrote") from error
+            raise DhaError(f"not a genotype of the cell space ({error!r:.200}): expected what dha wrote") from error
         if not (1 <= sizes[0] <= 100 and 1 <= sizes[1] <= 4096 and 4 <= sizes[2] <= 2048):
-            raise DhaError(f"genotype with cells, channels, resolution = {sizes}: expected 1..100, 1..4096, 4..2048")
+            raise DhaError(
+                f"genotype with cells, channels, resolution = {shortened(sizes)}: expected 1..100, 1..4096, 4..2048"
+            )
         return genotype
 
     def __str__(self) -> str:
@@ -79,7 +81,7 @@ def _nodes(data: Any) -> tuple[Node, ...]:
             raise ValueError(f"{len(node)} inputs of node {index}, where 1 or 2 different ones are expected")
         for source, operation in node:
             if operation not in OPERATIONS:
-                raise ValueError(f"unknown operation {operation!r} in node {index}")
+                raise ValueError(f"unknown operation {shortened(operation)} in node {index}")
             if not 0 <= source < index + 2:
                 raise ValueError(f"input {source} of node {index} does not exist")
     return nodes

@@ -15,7 +15,10 @@ from dha.architecture.genotype import Genotype
 from dha.architecture.limits import Limits
 from dha.architecture.recovery import sparse_codes
 from dha.architecture.usercode import FORM, attempt, called
-from dha.errors import DhaError
+from dha.errors import DhaError, shortened
+
+LONGEST = 4096
+"""Characters of the name of a file and a function in it."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,15 @@ class GivenGenotype:
         """Read what ``to_dict`` wrote.
 
         Raises:
-            DhaError: if a key is missing.
+            DhaError: if a key is missing, or the network has no name that a file can have.
         """
         try:
+            if not isinstance(data["network"], str) or len(data["network"]) > LONGEST:
+                raise TypeError(f"network is {shortened(data['network'])}")
             blocks = {str(place): tuple(str(name) for name in names) for place, names in data["blocks"].items()}
-            return GivenGenotype(str(data["network"]), blocks)
+            return GivenGenotype(data["network"], blocks)
         except (KeyError, TypeError, AttributeError) as error:
-            raise DhaError(f"not the genotype of a given network ({error!r}): expected what dha wrote") from error
+            raise DhaError(f"not the genotype of a given network ({error!r:.200}): expected what dha wrote") from error
 
     def __str__(self) -> str:
         """Return the network, and a line per block that was chosen."""
@@ -188,7 +193,9 @@ def _keep(network: nn.Module, blocks: Mapping[str, tuple[str, ...]], label: str)
     def plain(choice: SparseChoice) -> Sum:
         names = chosen.get(choice, ())
         if not names or not set(names) <= set(choice.names):
-            raise DhaError(f"{message}: a block with the candidates {', '.join(choice.names)} has to keep {names}")
+            raise DhaError(
+                f"{message}: a block with the candidates {', '.join(choice.names)} has to keep {shortened(names)}"
+            )
         return Sum({name: choice.candidates[name] for name in names})
 
     replace_choices(network, plain)

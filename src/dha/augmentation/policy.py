@@ -13,8 +13,11 @@ from torch import Tensor
 from dha.augmentation.batched import apply_operations
 from dha.augmentation.operations import OPERATIONS, signed
 from dha.augmentation.strength import STEEPEST, tilted
-from dha.errors import DhaError
-from dha.files import write_text
+from dha.errors import DhaError, shortened
+from dha.files import read_bytes, write_text
+
+LARGEST = 2**20
+"""The most bytes of a policy.json."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class AugmentationPolicy:
     ) -> None:
         _check_names(operations)
         if structure not in ("slots", "pairs"):
-            raise DhaError(f"structure is {structure!r}; choose 'slots' or 'pairs'")
+            raise DhaError(f"structure is {shortened(structure)}; choose 'slots' or 'pairs'")
         if not 0 < identity_probability < 1:
             raise DhaError(
                 f"identity_probability is {identity_probability}; it must lie between 0 and 1, both excluded"
@@ -190,11 +193,14 @@ class AugmentationPolicy:
             DhaError: if there is no such file, or it does not hold a policy.
         """
         try:
-            values = json.loads(Path(file).read_text(encoding="utf-8"))
+            values = json.loads(read_bytes(Path(file), LARGEST))
+        except DhaError as error:
+            raise DhaError(f"policy {error}") from error
         except OSError as error:
             raise DhaError(f"policy {str(file)!r} cannot be read ({error.strerror}): name a policy.json") from error
-        except ValueError as error:
-            raise DhaError(f"policy {str(file)!r} is not JSON ({error}): name a policy.json that dha wrote") from error
+        except (ValueError, RecursionError) as error:
+            reason = str(error)[:200]
+            raise DhaError(f"policy {str(file)!r} is not JSON ({reason}): name a policy.json that dha wrote") from error
         if not isinstance(values, dict):
             raise DhaError(f"policy {str(file)!r} holds a {type(values).__name__}: name a policy.json that dha wrote")
         try:
@@ -219,7 +225,7 @@ class AugmentationPolicy:
         if missing:
             raise DhaError(f"the saved policy lacks {', '.join(sorted(missing))}")
         if not isinstance(values["operations"], list):
-            raise DhaError(f"operations is {values['operations']!r}; a list of names is expected")
+            raise DhaError(f"operations is {shortened(values['operations'])}; a list of names is expected")
         policy = cls(values["operations"], values["structure"])
         policy._logits = [
             _numbers(saved, logits.shape, "logits").requires_grad_()
@@ -232,14 +238,14 @@ class AugmentationPolicy:
 
 def _listed(values: Any, count: int) -> list[Any]:
     if not isinstance(values, list) or len(values) != count:
-        raise DhaError(f"the logits of the saved policy are {values!r:.80}; a list of {count} tensors is expected")
+        raise DhaError(f"the logits of the saved policy are {shortened(values)}; a list of {count} tensors is expected")
     return values
 
 
 def _numbers(values: Any, shape: torch.Size, name: str) -> Tensor:
     try:
         tensor = torch.tensor(values, dtype=torch.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise DhaError(f"the {name} of the saved policy are not numbers of shape {tuple(shape)}") from error
     if tensor.shape != shape:
         raise DhaError(f"the saved policy has {name} of shape {tuple(tensor.shape)} instead of {tuple(shape)}")
@@ -253,6 +259,6 @@ def _check_names(names: Sequence[str]) -> None:
         raise DhaError(f"operations is empty; name at least one of {', '.join(OPERATIONS)}")
     for place, name in enumerate(names):
         if not isinstance(name, str) or name not in OPERATIONS:
-            raise DhaError(f"unknown operation {name!r}; the known ones are {', '.join(OPERATIONS)}")
+            raise DhaError(f"unknown operation {shortened(name)}; the known ones are {', '.join(OPERATIONS)}")
         if name in names[:place]:
             raise DhaError(f"operation {name!r} is named twice; name each one once")

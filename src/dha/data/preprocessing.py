@@ -12,12 +12,14 @@ from torch import Tensor
 from dha.config import BACKGROUND, RESIZE, Background, Resize
 from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, ImageFormat
 from dha.data.images import LabelledImages
-from dha.errors import DhaError
+from dha.errors import DhaError, shortened
 
 SMALLEST_SIZE = 4
 LARGEST_SIZE = 2048
 
 _CHUNK = 256
+
+_SMALLEST_STD = 1e-4
 
 _CHOICES = {
     "resize": get_args(Resize),
@@ -64,13 +66,13 @@ class Preprocessing:
                 raise DhaError(f"{name} is {value!r:.80}; pass {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
-                raise DhaError(
-                    f"{name} has {len(values)} values {values}; pass one for each of {self.channels} channels"
-                )
+                said = shortened(values)
+                raise DhaError(f"{name} has {len(values)} values {said}; pass one for each of {self.channels} channels")
             if not all(map(math.isfinite, values)):
                 raise DhaError(f"{name} is {values}; every value must be finite")
-        if min(self.std) <= 0:
-            raise DhaError(f"std is {self.std}; every value must be above 0")
+            # Of pixels in [0, 1]; others overflow.
+            if not all(_SMALLEST_STD * (name == "std") <= value <= 1 for value in values):
+                raise DhaError(f"{name} is {values}; every value must be above 0, and at most 1")
 
     @classmethod
     def of(cls, image_format: ImageFormat, mean: tuple[float, ...], std: tuple[float, ...]) -> "Preprocessing":

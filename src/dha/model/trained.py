@@ -1,6 +1,8 @@
 """The delivered model: a plain network with everything needed to use it, saved as safetensors and JSON."""
 
 import json
+import shlex
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +24,7 @@ from dha.architecture import (
 )
 from dha.augmentation import AugmentationPolicy
 from dha.data import LabelledImages, Preprocessing, load_source
-from dha.errors import DhaError
+from dha.errors import DhaError, one_line, shortened
 from dha.files import replaced_folder
 from dha.model.mirroring import logits_of
 from dha.model.reading import FORMAT, read_description, read_weights
@@ -62,7 +64,7 @@ class TrainedModel:
             images: uint8, (N, C, S, S), at the model's size; labelled ones are read a few at a time.
 
         Raises:
-            DhaError: if their size or number of channels is not the model's.
+            DhaError: if their size or number of channels is not the model's, or the network overflows.
         """
         shape = tuple(images.shape[1:]) if isinstance(images, Tensor) else images.shape
         if shape != (self.preprocessing.channels, *2 * (self.preprocessing.image_size,)):
@@ -71,7 +73,11 @@ class TrainedModel:
                 f"at {self.preprocessing.image_size} pixels; read them with dha.data.load_images"
             )
         parts = [logits.float().softmax(1).cpu() for logits in self._logits(images)]
-        return torch.cat(parts) if parts else torch.empty(0, len(self.classes))
+        found = torch.cat(parts) if parts else torch.empty(0, len(self.classes))
+        lost = (~found.isfinite()).any(1).sum().item()
+        if lost:
+            raise DhaError(f"{lost} of {len(found)} images have no finite probabilities: train the model again")
+        return found
 
     def _logits(self, images: Tensor | LabelledImages) -> Iterator[Tensor]:
         self.network.eval()
@@ -149,11 +155,11 @@ class TrainedModel:
         except DhaError:
             raise
         except _DAMAGE as error:
+            said = one_line(error)[:300]
             if network is not None:
-                said = " ".join(str(error).split())
                 raise DhaError(f"{folder} does not fit the network given ({said}): give that of its run") from error
             raise DhaError(
-                f"{folder} is damaged or was not written by dha ({error}): copy or train the model again"
+                f"{folder} is damaged or was not written by dha ({said}): copy or train the model again"
             ) from error
         plain.to(device, memory_format=layout(plain))  # pyright: ignore[reportCallIssue]
         own = "format", "classes", "preprocessing", "genotype", "mirrored"
@@ -173,18 +179,30 @@ def _built(
     shape = preprocessing.channels, classes, preprocessing.image_size
     if data.get("space") != "given":
         if network is not None:
-            raise DhaError(f"{folder} holds its network, of the space {data.get('space')!r}: leave network= out")
+            raise DhaError(
+                f"{folder} holds its network, of the space {shortened(data.get('space'))}: leave network= out"
+            )
         # Without memory until the weights turn out to have its shapes: a genotype may ask for any amount.
         with torch.device("meta"):
             plain = plain_network(data, *shape)
         return plain, genotype_of(plain, None)
     genotype = GivenGenotype.from_dict(data)
+    name = genotype.network
     if network is None:
-        name = genotype.network
-        python, shell = (repr(name), name) if ":" in name else (f"a module {name}", "path/to/file.py:function")
+        in_file = ":" in name
+        python = repr(name) if in_file else f"a module {name}"
+        shell = shlex.quote(name) if in_file else "path/to/file.py:function"
         raise DhaError(
             f"{folder} holds the weights of {name} and not its code, and runs no code that it names: give the network "
             f"of the run again, as network={python} in Python or --network {shell}"
+        )
+    # The same file may lie elsewhere by now.
+    if isinstance(network, str) and ":" in name and Path(network).name != Path(name).name:
+        warnings.warn(
+            f"{folder} holds the weights of {shortened(name)}: they are taken into {shortened(network)}, which may be "
+            "another network",
+            RuntimeWarning,
+            stacklevel=4,
         )
     return given_network(network, *shape, genotype.blocks, device), genotype
 
