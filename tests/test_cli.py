@@ -121,24 +121,20 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, cap
 @pytest.mark.parametrize("text", ["seed: 1\ncolour: red\n", "architecture:\n  colour: red\n"])
 def test_unknown_keys_are_errors(text, tmp_path, capsys):
     (tmp_path / "run.yaml").write_text(text)
-    with pytest.raises(SystemExit) as exit:
-        main(["fit", "digits", "--out", str(tmp_path / "out"), "--config", str(tmp_path / "run.yaml")])
-    assert exit.value.code == 2
+    assert main(["fit", "digits", "--out", str(tmp_path / "out"), "--config", str(tmp_path / "run.yaml")]) == 2
     assert "colour" in capsys.readouterr().err
 
 
 def test_help_does_not_wait_for_torch():
     code = """
 import sys, dha.cli
-try:
-    dha.cli.main(["fit", "--help"])
-except SystemExit:
-    assert "torch" not in sys.modules
+assert dha.cli.main(["fit", "--help"]) == 0
+assert "torch" not in sys.modules
 """
     began = time.monotonic()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "--image_size" in result.stdout
+    assert "--image-size" in result.stdout
     assert time.monotonic() - began < 20
 
 
@@ -159,9 +155,8 @@ def test_threads_spin_for_a_moment_unless_something_else_is_wished(wished, polic
     kept = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     environment = kept if wished is None else {**kept, "OMP_WAIT_POLICY": wished}
     code = """
-import contextlib, json, os, sys, dha.cli
-with contextlib.suppress(SystemExit):
-    dha.cli.main(["--help"])
+import json, os, sys, dha.cli
+dha.cli.main(["--help"])
 assert "torch" not in sys.modules, "it would have read them before"
 json.dump([os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT")], sys.stderr)
 """

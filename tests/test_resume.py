@@ -45,7 +45,7 @@ ARGUMENTS = [
 def processes():
     """Processes that have torch loaded when they begin."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dha.fit", "dha.display"])
+    context.set_forkserver_preload(["dha.fit", "dha.display", "dha.cli"])
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     yield context
@@ -151,18 +151,6 @@ def test_a_signal_saves_what_there_is_and_says_how_to_go_on(number, code, tmp_pa
     if number == signal.SIGINT:
         resume(out)
         assert_same(out, uninterrupted)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_ends_the_process_at_once(number):
-    code = (
-        "import os; from dha.engine import Stop\n"
-        f"with Stop() as stop:\n    os.kill(os.getpid(), {number:d})\n    print(stop.signal, flush=True)\n"
-        f"    os.kill(os.getpid(), {number:d})\n    print('still here')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == f"{number:d}\n"
-    assert done.returncode == -number
 
 
 def truncated(content):

@@ -2,39 +2,66 @@
 
 import json
 import os
-import shlex
 import signal
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Sequence
-from dataclasses import fields
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # pyright: ignore[reportPrivateImportUsage]
-
+from dha import __version__
+from dha.checking import check
 from dha.config import Config
-from dha.errors import DhaError
+from dha.errors import DhaError, Interrupted, did_you_mean, one_line, printable
+from dha.options import COMMANDS, in_options, parse, parser_of
+from dha.ownership import check_out
+from dha.paths import check_files, check_model, check_network, check_place, check_source, numbered_folder
+from dha.signals import EndBySignal, Ended
+from dha.terminal import (
+    OutputClosed,
+    first_process,
+    program,
+    put,
+    put_if_possible,
+    quoted,
+    say,
+    show_warnings_in_one_line,
+)
+
+HELP = """usage: dha COMMAND ...
+
+Turn labelled images into a trained classifier, in one run with nothing to tune.
+
+  fit       train a classifier
+  predict   classify photographs
+  evaluate  measure accuracy
+
+`dha COMMAND --help` tells of each; `dha --version` prints the version."""
+
+OUT_OF_MEMORY = "out of memory", "can't allocate memory", "Cannot allocate memory", "not enough memory"
+"""Signs in what torch says where there is not enough memory: it raises a RuntimeError."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code.
 
-    That is 0; 2 after bad input, which is named on standard error; 128 and the number of a signal that ended a run.
+    That is 0; 2 after bad input, which is named in one line on standard error; 1 after an error of dha itself; 128 and
+    the number of a signal that ended the command; 141 if nobody reads its output any more.
+
+    Args:
+        arguments: those of this process when not given, which is then taken to be there for this command alone.
     """
     started = time.monotonic()
+    own = arguments is None
+    words = list(sys.argv[1:] if arguments is None else arguments)
     _let_threads_sleep()
-    parser = _parser()
-    options = parser.parse_args([_underscored(a) for a in (sys.argv[1:] if arguments is None else arguments)])
-    options = parser.instantiate(options)
-    command = options.command
-    try:
-        return {"fit": _fit, "predict": _predict, "evaluate": _evaluate}[command](options[command], started)
-    except DhaError as error:
-        print(f"dha {command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"dha {command}: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+    if own:
+        show_warnings_in_one_line()
+    with EndBySignal():
+        return _guarded(words, started, own)
 
 
 def _let_threads_sleep() -> None:
@@ -48,118 +75,181 @@ def _let_threads_sleep() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # of GNU's library; others only know the policy
 
 
-def _underscored(argument: str) -> str:
-    """Take --image-size for --image_size, as people write options; the names are those of Python and YAML."""
-    name, equals, value = argument.partition("=")
-    return name[:2] + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument
+def _guarded(words: list[str], started: float, own: bool) -> int:
+    """Run a command; whatever it raises becomes a line on standard error and an exit code."""
+    name = words[0] if words and words[0] in COMMANDS else ""
+    speaker, debug, values = f"dha {name}".strip(), "--debug" in words, {}
+    try:
+        if not name:
+            return _without_command(words)
+        values |= parse(name, words[1:])
+        if values["help"]:
+            put(parser_of(name, values["help"] == "expert").format_help().rstrip())
+            return 0
+        return {"fit": _fit, "predict": _predict, "evaluate": _evaluate}[name](values, started, own)
+    except OutputClosed:
+        return 128 + signal.SIGPIPE
+    except Interrupted as interrupted:
+        if first_process():
+            say(f"{speaker}: {interrupted}; go on with it by\n  {_resuming(values)}")
+        return 128 + interrupted.signal
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.signal if isinstance(interrupt, Ended) else signal.SIGINT
+        if first_process():
+            going_on = f"; go on with it by\n  {_resuming(values)}" if _can_resume(values) else ""
+            say(f"{speaker}: interrupted by signal {number:d}{going_on}")
+        return 128 + number
+    except Exception as error:
+        explained = _explained(error)
+        if debug:
+            say("".join(traceback.format_exception(error)).rstrip())
+        if explained is None:
+            place = "above" if debug else _written(error, values)
+            say(
+                f"{speaker}: an error of dha itself ({type(error).__name__}: {one_line(error)[:200]}): please report "
+                f"it with what is {place}"
+            )
+            return 1
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # What one process finds wrong, all of a machine do.
+            say(f"{speaker}: {in_options(one_line(explained)) if name else one_line(explained)}")
+        return 2
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="dha", description="Turn labelled images into a trained classifier, in one run with nothing to tune."
-    )
-    commands = parser.add_subcommands(dest="command")
-
-    fit = ArgumentParser(
-        description="Train a classifier: architecture, augmentation and hyper-parameters learned with the weights."
-    )
-    fit.add_argument(
-        "source",
-        help="digits, a folder of class folders, .npz, .parquet or WebDataset .tar files or a folder of them, or a "
-        "Hugging Face data set",
-    )
-    fit.add_argument("--out", required=True, help="folder of the run, made here")
-    fit.add_argument(
-        "--config", action=ActionConfigFile, help="settings from a YAML file, such as config.yaml of an earlier run"
-    )
-    fit.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out from its last checkpoint, by its settings"
-    )
-    fit.add_class_arguments(Config)
-    commands.add_subcommand("fit", fit, help="train a classifier")
-
-    brought = "the network that was brought to the run, as for fit: path/to/file.py:function"
-    predict = ArgumentParser(description="Classify photographs.")
-    predict.add_argument("model", help="folder `model` of a run")
-    predict.add_argument("images", nargs="+", help="image files")
-    predict.add_argument("--network", help=brought)
-    predict.add_argument("--json", action="store_true", help="one JSON object per image, with all probabilities")
-    commands.add_subcommand("predict", predict, help="classify photographs")
-
-    evaluate = ArgumentParser(
-        description="Measure accuracy on labelled images; on the test part of a source that has one."
-    )
-    evaluate.add_argument("model", help="folder `model` of a run")
-    evaluate.add_argument("source", help="as for fit")
-    evaluate.add_argument("--network", help=brought)
-    evaluate.add_argument("--json", action="store_true", help="print a JSON object")
-    commands.add_subcommand("evaluate", evaluate, help="measure accuracy")
-    return parser
+def _without_command(words: list[str]) -> int:
+    if words in (["--version"], ["-V"]):
+        put(f"dha {__version__}")
+    elif words and words[0] in ("--help", "-h", "help"):
+        put(HELP)
+    else:
+        given = f"there is no command {words[0]!r:.80}{did_you_mean(words[0], COMMANDS)}" if words else "no command"
+        raise DhaError(f"{given}; {', '.join(COMMANDS)} are there, `dha --help` tells more")
+    return 0
 
 
-def _fit(options: Namespace, started: float) -> int:
-    # Imported here, as in the other commands, so that `dha --help` doesn't wait for torch.
+def _explained(error: Exception) -> str | None:
+    """Return what to tell of an error whose cause is not dha: its input, a file, or the machine; None of others."""
+    if isinstance(error, DhaError):
+        return str(error)
+    if isinstance(error, OSError):
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)!r}: "
+        return f"{place}{error.strerror or error}"
+    text = str(error)
+    if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
+        return (
+            f"the memory does not suffice ({text.splitlines()[0][:120] if text else 'MemoryError'}): give a smaller "
+            "batch_size, image_size or network"
+        )
+    if "can't start new thread" in text:
+        return "the system allows no more threads: raise the limit of processes (ulimit -u), or end others"
+    return None
+
+
+def _written(error: Exception, values: dict[str, Any]) -> str:
+    """Write a traceback to a new file in the folder of the run if there is one, else among temporary files."""
+    out = values.get("out")
+    folder = out if out is not None and os.path.isfile(os.path.join(out, "config.yaml")) else None
+    for place in (folder, None):
+        with suppress(OSError):
+            handle, file = tempfile.mkstemp(prefix="dha-error-", suffix=".txt", dir=place)
+            with open(handle, "w", encoding="utf-8", errors="backslashreplace") as opened:
+                opened.write(f"dha {__version__}, Python {sys.version}, {sys.platform}\n{sys.argv!r}\n\n")
+                opened.writelines(traceback.format_exception(error))
+            return f"in {file!r}"
+    return "shown by --debug"
+
+
+def _can_resume(values: dict[str, Any]) -> bool:
+    return values.get("out") is not None and any(Path(values["out"]).glob("checkpoint*.pt"))
+
+
+def _resuming(values: dict[str, Any]) -> str:
+    """Return the command that goes on with a run: with all that its folder does not hold, or that may be another."""
+    from dha.state import OF_THE_MACHINE
+
+    words, config = [*program(), "fit"], values["config"]
+    source = values["source"]
+    more = [f"--out={values['out']}", "--resume"]
+    for name in (*OF_THE_MACHINE, "network"):
+        value = getattr(config, name)
+        if value != getattr(Config(), name):
+            more.append(f"--{name.replace('_', '-')}={value}")
+    words += [*more, "--", source] if source.startswith("-") else [source, *more]
+    return " ".join(map(quoted, words))
+
+
+def _fit(values: dict[str, Any], started: float, own: bool) -> int:
+    config, source = values["config"], values["source"]
+    check(config)
+    check_source(source)
+    check_files(config)
+    made = None
+    if values["out"] is None and first_process():
+        if values["resume"]:
+            raise DhaError("out is missing: name the folder of the run to go on with, --out FOLDER")
+        made = values["out"] = numbered_folder(source)
+        put_if_possible(f"out: {printable(made)}")
+    if values["out"] is not None and first_process():
+        check_place(values["out"])
+        check_out(values["out"], values["resume"])
+    # Imported here, as in the other commands, so that what is wrong so far is said at once, not after torch is loaded.
     from dha.display import Display, summary
-    from dha.engine import first_process
-    from dha.errors import Interrupted
     from dha.fit import run
 
-    config = Config(**{field.name: options[field.name] for field in fields(Config)})
     try:
         with Display() as display:
             result = run(
-                options.source,
+                source,
                 config=config,
-                out=options.out,
+                out=values["out"],
                 started=started,
                 watch=display.update,
-                resume=options.resume,
-                stoppable=True,
+                resume=values["resume"],
+                own_process=True,
             )
-    except Interrupted as interrupted:
-        command = shlex.join(["dha", "fit", options.source, f"--out={options.out}", "--resume"])
-        print(f"dha fit: {interrupted}; go on with it by\n  {command}", file=sys.stderr)
-        return 128 + interrupted.signal
+    finally:
+        if made is not None:
+            with suppress(OSError):  # It is kept unless it is empty.
+                os.rmdir(made)
     if first_process():
-        print(summary(result))
+        put_if_possible(summary(result))
     # The model lies elsewhere where the folder of the run had no room for it.
-    return 0 if result.place in (None, Path(options.out) / "model") else 2
+    return 0 if result.place in (None, Path(str(values["out"])) / "model") else 2
 
 
-def _predict(options: Namespace, started: float) -> int:
+def _predict(values: dict[str, Any], started: float, own: bool) -> int:
+    _check_model(values)
     from dha.data import load_images
     from dha.model import TrainedModel
 
-    model = TrainedModel.load(options.model, network=options.network)
-    images = load_images(options.images, model.preprocessing.image_format)
-    for path, row in zip(options.images, model.probabilities(images).tolist(), strict=True):
+    model = TrainedModel.load(values["model"], network=values["network"])
+    images = load_images(values["images"], model.preprocessing.image_format)
+    for path, row in zip(values["images"], model.probabilities(images).tolist(), strict=True):
         best = max(range(len(row)), key=row.__getitem__)
-        if options.json:
+        if values["json"]:
             probabilities = {str(c): round(p, 6) for c, p in zip(model.classes, row, strict=True)}
-            print(
-                json.dumps(
-                    {
-                        "image": path,
-                        "class": model.classes[best],
-                        "probability": round(row[best], 6),
-                        "probabilities": probabilities,
-                    }
-                )
-            )
+            found = {"image": path, "class": model.classes[best], "probability": round(row[best], 6)}
+            put(json.dumps({**found, "probabilities": probabilities}, allow_nan=False))
         else:
-            # A line break in a name would make two rows of one.
-            print(f"{path if path.isprintable() else repr(path)}\t{model.classes[best]}\t{100 * row[best]:.1f} %")
+            put(f"{printable(path)}\t{printable(str(model.classes[best]))}\t{100 * row[best]:.1f} %")
     return 0
 
 
-def _evaluate(options: Namespace, started: float) -> int:
+def _evaluate(values: dict[str, Any], started: float, own: bool) -> int:
+    _check_model(values)
+    check_source(values["source"])
     from dha.model import TrainedModel, labelled_images
 
-    model = TrainedModel.load(options.model, network=options.network)
-    images = labelled_images(model, options.source)
+    model = TrainedModel.load(values["model"], network=values["network"])
+    images = labelled_images(model, values["source"])
     accuracy = (model.probabilities(images).argmax(1) == images.labels).float().mean().item()
-    if options.json:
-        print(json.dumps({"accuracy": accuracy, "images": len(images)}))
+    if values["json"]:
+        put(json.dumps({"accuracy": accuracy, "images": len(images)}, allow_nan=False))
     else:
-        print(f"accuracy: {100 * accuracy:.2f} % of {len(images)} images")
+        put(f"accuracy: {100 * accuracy:.2f} % of {len(images)} images")
     return 0
+
+
+def _check_model(values: dict[str, Any]) -> None:
+    check_model(values["model"])
+    if values["network"] is not None:
+        check_network(values["network"])

@@ -1,14 +1,42 @@
 """What a person sees: a live line while a run goes on, and a summary when it has ended."""
 
+import sys
 import time
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from dha.engine import first_process
+from dha.errors import printable
 from dha.fit import Run
 from dha.hyperparameter_learning import BACKBONE
+from dha.terminal import first_process
+
+
+class _Lenient:
+    """A stream that takes what cannot be written to it, because a terminal was closed or a disk is full, for written.
+
+    Args:
+        stream: to write to; None where a process has none.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Display:
@@ -19,7 +47,7 @@ class Display:
     """
 
     def __init__(self, shown: bool = True) -> None:
-        console = Console(stderr=True)
+        console = Console(file=cast(TextIO, _Lenient(sys.stderr)))
         self.bar = Progress(
             TextColumn("[bold]dha"),
             BarColumn(),
@@ -81,7 +109,7 @@ def summary(run: Run) -> str:
     if run.test_accuracy is not None:
         lines.append(f"test accuracy: {100 * run.test_accuracy:.2f} %")
     if run.place is not None:
-        lines.append(f"model: {run.place}")
+        lines.append(f"model: {printable(str(run.place))}")
     return "\n".join(lines)
 
 

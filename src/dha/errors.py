@@ -1,5 +1,8 @@
 """What users of dha are meant to see: the error, and the end of a run that was asked to stop."""
 
+import difflib
+from collections.abc import Iterable
+
 LONGEST = 2000
 """Characters of an error: values in it may come from anybody's file."""
 
@@ -47,3 +50,14 @@ class Interrupted(Exception):
     def __init__(self, signal: int, progress: float) -> None:
         super().__init__(f"interrupted by signal {signal} after {100 * progress:.0f} % of the run")
         self.signal, self.progress = signal, progress
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ": did you mean ...?" with the known name that is nearest to one, or nothing if none is near."""
+    near = difflib.get_close_matches(name[:255], list(known), 1, cutoff=0.7)
+    return f": did you mean {near[0]}?" if near else ""
+
+
+def one_line(text: object) -> str:
+    """Return what is said in several lines in one that can be printed."""
+    return printable(" ".join(str(text).split()))

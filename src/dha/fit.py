@@ -8,18 +8,21 @@ from typing import Any
 import torch
 
 from dha import record, run_folder
-from dha.architecture import genotype_of
+from dha.architecture import genotype_of, prepare_call
 from dha.checking import check
 from dha.config import Config, parse_budget
 from dha.data import Preprocessing, load_source, measure, split
 from dha.delivery import deliver
-from dha.engine import Budget, Checkpoints, Stop, first_process, make_fabric
+from dha.engine import Budget, Checkpoints, keep_memory, make_fabric, set_precision, suited_precision
 from dha.errors import DhaError
 from dha.evaluation import best_by_validation, evaluate, mirroring
 from dha.loop import Watch, train
 from dha.model import TrainedModel
+from dha.paths import check_files, check_source
 from dha.prepare import prepare, resolve
+from dha.signals import Stop
 from dha.state import Position, RunState, fingerprint
+from dha.terminal import first_process
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def run(
     started: float | None = None,
     watch: Watch | None = None,
     resume: bool = False,
-    stoppable: bool = False,
+    own_process: bool = False,
 ) -> Run:
     """Train an image classifier, learning the parts that ``config.learn`` names jointly with its weights.
 
@@ -68,7 +71,8 @@ def run(
         started: ``time.monotonic()`` of when the budget began to run; now when not given.
         watch: called after every step with the share of the run that is over and the latest row of metrics.
         resume: go on with the run in ``out`` from its last checkpoint and by its settings; begin where there is none.
-        stoppable: whether SIGINT and SIGTERM end the training after the steps under way, with everything saved.
+        own_process: whether this process is there for the run alone. Then signals that ask it to end do so after the
+            steps under way, with everything saved, and freed memory stays with it.
 
     Raises:
         DhaError: for a bad setting, source or output folder, before any training; if the training diverges for good, or
@@ -77,8 +81,10 @@ def run(
     """
     started = time.monotonic() if started is None else started
     check(config)
+    check_source(source)
+    check_files(config)
     with run_folder.opened(out, source, config, resume) as folder:
-        return _run(source, labels, config, folder, hold_out_test, started, watch, resume, stoppable)
+        return _run(source, labels, config, folder, hold_out_test, started, watch, resume, own_process)
 
 
 def _run(
@@ -90,12 +96,20 @@ def _run(
     started: float,
     watch: Watch | None,
     resume: bool,
-    stoppable: bool,
+    own_process: bool,
 ) -> Run:
+    # Code of a user may change the working directory.
+    named, folder = folder, None if folder is None else folder.absolute()
     checkpoints = Checkpoints(folder)
     saved = checkpoints.load(set_aside=first_process()) if resume else None
     if resume and folder is not None:
         config = run_folder.settings_of(folder, saved, config)
+    fabric = make_fabric(
+        config.device, config.precision, config.image_size, config.devices, config.num_nodes, config.strategy
+    )
+    if isinstance(config.network, str):
+        prepare_call(config.network)
+    _check_time_left(config, started if saved is None else time.monotonic(), "the first image")
     loaded = load_source(
         source,
         labels,
@@ -116,7 +130,10 @@ def _run(
     if saved is not None and saved.get("images") != images:
         raise DhaError(f"the run in {str(folder)!r} was begun with other images than are in {loaded.name!r} now")
     image_size = loaded.image_format.image_size
-    fabric = make_fabric(config.device, config.precision, image_size, config.devices, config.num_nodes, config.strategy)
+    if config.precision == "auto":
+        set_precision(fabric, suited_precision(fabric.device.type, image_size))
+    if own_process and fabric.device.type == "cpu":
+        keep_memory()
     if not fabric.is_global_zero:
         folder, checkpoints = None, Checkpoints(None)
     preprocessing = Preprocessing.of(loaded.image_format, *measure(splits.train))
@@ -137,14 +154,11 @@ def _run(
         torch.manual_seed(config.seed)
         if saved is not None:
             state.load_state_dict(saved.get("run", {}))
-        with Stop(stoppable) as stop:
+        with Stop(own_process, told=fabric.is_global_zero) as stop:
             train(state, splits, folder, checkpoints, watch, stop)
         history = position.history
         if not history:
-            spent = budget.used()
-            raise DhaError(
-                f"budget={config.budget!r} was over before training began, after {spent:.0f} s: give more time"
-            )
+            _check_time_left(config, started, "the first step")
         network = best_by_validation(joint, batches, splits, config)
         if position.mirrored is None:
             position.mirrored = mirroring(network, joint, splits, config, image_size)
@@ -155,5 +169,17 @@ def _run(
             settings = preprocessing, config.images_per_step(), fabric.device
             _, accuracy = evaluate(network, splits.test, *settings, mirrored=model.mirrored)
         model.learned = record.learned(joint, history, accuracy, final=True)
-        place = deliver(folder, model, checkpoints)
+        with Stop(own_process):  # What is nearly over is not cut off.
+            place = deliver(folder, model, checkpoints)
+        if named is not None and folder is not None and place == folder / "model":
+            place = named / "model"
     return Run(model, history, accuracy, budget.used(), loaded.skipped, config, place)
+
+
+def _check_time_left(config: Config, started: float, goal: str) -> None:
+    spent = time.monotonic() - started
+    if config.budget is not None and (goal == "the first step" or spent > parse_budget(config.budget)):
+        raise DhaError(
+            f"budget={config.budget!r} was over before training began, at {goal} after {spent:.1f} s: give more time, "
+            f"at least {2 * spent + 2:.0f} s"
+        )

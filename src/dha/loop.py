@@ -9,9 +9,10 @@ import torch
 
 from dha import record
 from dha.data import Splits
-from dha.engine import Agreement, Checkpoints, Stop, summed
+from dha.engine import Agreement, Checkpoints, summed
 from dha.errors import Interrupted
 from dha.evaluation import closing_seconds, diverged, interim, mirroring, validate
+from dha.signals import Stop
 from dha.skipping import WATCHED
 from dha.state import RunState
 

@@ -11,11 +11,11 @@ import yaml
 from dha.checking import check
 from dha.config import Config, config_dict
 from dha.data import Cache
-from dha.engine import first_process
 from dha.errors import DhaError, printable
 from dha.files import lock, read_bytes, remove_temporary, write_text
 from dha.ownership import CHECKPOINTS, HEADER, MODEL_FILES, SETTINGS, check_out, unwritable
 from dha.state import resumed_config
+from dha.terminal import first_process
 
 _LARGEST = 2**20
 

@@ -15,6 +15,7 @@ from dha.architecture.residual import BRANCHES, ResidualNetwork
 from dha.architecture.spaces import HEAVY, SIZES, Size, plain_network, search_network, start_network
 from dha.architecture.sparse import Recovery, SparseCodes, lasso
 from dha.architecture.timing import candidate_seconds
+from dha.architecture.usercode import prepare_call
 from dha.architecture.whitening import whiten
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "lasso",
     "layout",
     "plain_network",
+    "prepare_call",
     "recover",
     "referred",
     "search_network",

@@ -14,8 +14,9 @@ from dha.architecture.choice import SparseChoice, Sum, replace_choices
 from dha.architecture.genotype import Genotype
 from dha.architecture.limits import Limits
 from dha.architecture.recovery import sparse_codes
-from dha.architecture.usercode import FORM, attempt, called
+from dha.architecture.usercode import attempt, called
 from dha.errors import DhaError, shortened
+from dha.paths import NETWORK
 
 LONGEST = 4096
 """Characters of the name of a file and a function in it."""
@@ -94,7 +95,7 @@ def given_network(
     elif isinstance(given, nn.Module):
         network = attempt(lambda: copy.deepcopy(given), f"{_label(given)} cannot be copied")
     else:
-        raise DhaError(f"network={given!r}: give a torch.nn.Module or {FORM}")
+        raise DhaError(f"network={given!r}: give a torch.nn.Module or {NETWORK}")
     network = attempt(lambda: network.to(device, torch.float32), f"{_label(given)} cannot be brought to {device}")
     owned = [m.codes for m in network.modules() if isinstance(m, SparseChoice)]
     if len(owned) != len(sparse_codes(network)):
@@ -119,7 +120,10 @@ def given_network(
             network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
             network.row_major = True  # pyright: ignore[reportArgumentType]
     # On a copy, because BatchNorm records what it sees.
-    if blocks is None and not _logits(copy.deepcopy(network).train(), shape, classes, given).requires_grad:
+    if blocks is not None:
+        return network
+    copied = attempt(lambda: copy.deepcopy(network), f"{_label(given)} cannot be copied, which a run does")
+    if not _logits(copied.train(), shape, classes, given).requires_grad:
         raise DhaError(f"{_label(given)} has no weight to train: set requires_grad of some that its output depends on")
     return network
 

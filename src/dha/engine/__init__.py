@@ -3,10 +3,19 @@
 from dha.engine.averaging import MovingAverage, WeightAverage, estimate_statistics
 from dha.engine.budget import Budget
 from dha.engine.checkpoints import FULL, Checkpoints
-from dha.engine.device import HostCopy, computes_in_bf16, make_fabric, precision_of, set_precision, to_device
+from dha.engine.device import (
+    HostCopy,
+    computes_in_bf16,
+    keep_memory,
+    make_fabric,
+    precision_of,
+    present_device,
+    set_precision,
+    suited_precision,
+    to_device,
+)
 from dha.engine.graphs import Graphs
-from dha.engine.parallel import Agreement, averaged, check_agreed, everywhere, first_process, gathered, summed
-from dha.engine.signals import Stop
+from dha.engine.parallel import Agreement, averaged, check_agreed, everywhere, gathered, summed
 from dha.engine.streams import Aside, side_by_side
 from dha.engine.undisturbed import undisturbed
 
@@ -19,19 +28,20 @@ __all__ = [
     "Graphs",
     "HostCopy",
     "MovingAverage",
-    "Stop",
     "WeightAverage",
     "averaged",
     "check_agreed",
     "computes_in_bf16",
     "estimate_statistics",
     "everywhere",
-    "first_process",
     "gathered",
+    "keep_memory",
     "make_fabric",
     "precision_of",
+    "present_device",
     "set_precision",
     "side_by_side",
+    "suited_precision",
     "summed",
     "to_device",
     "undisturbed",

@@ -4,12 +4,14 @@ import ctypes
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from dha.errors import DhaError
+from dha.errors import DhaError, one_line
 
 if TYPE_CHECKING:
     # Loaded where a run begins: that takes more than a second on a slow machine, and a model predicts without it.
@@ -19,59 +21,110 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of mallopt(3)."""
 
 
+DEVICES = "auto", "cpu", "cuda", "mps"
+LARGE = 24
+"""Side in pixels from which on images gain from bf16 where the hardware computes in it."""
+
+
 def make_fabric(
-    device: str, precision: str, image_size: int, devices: int = 1, num_nodes: int = 1, strategy: str = "auto"
+    device: str, precision: str, image_size: int | None, devices: int = 1, num_nodes: int = 1, strategy: str = "auto"
 ) -> "Fabric":
     """Return a launched Fabric; with more than one device it starts the other processes, unless a launcher has.
 
     Args:
         device: "auto" (CUDA, then Apple's MPS, then CPU), "cpu", "cuda" or "mps".
-        precision: "32", "bf16" (autocast), or "auto": bf16 where the hardware computes in it and images are large
-            enough to gain; what a run that has the time to measure it can correct by ``set_precision``.
-        image_size: side of the images in pixels.
+        precision: "32", "bf16" (autocast), or "auto": as ``suited_precision`` says; what a run that has the time to
+            measure it can correct by ``set_precision``.
+        image_size: side of the images in pixels; None if it is not known yet, which stands for large ones.
         devices: processes of this machine, each with a device of its own.
         num_nodes: machines.
         strategy: of Fabric, how processes share the work; "auto" is distributed data-parallel.
 
     Raises:
-        DhaError: if the device is not there, or there are not so many.
+        DhaError: if the device is not there, there are not so many, Fabric has no such strategy, or the variables that
+            a launcher sets are no numbers.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        device = next(d for d in ("cuda", "mps", "cpu") if there[d])
-    if not there[device]:
-        raise DhaError(
-            f"device={device!r} is not on this machine: choose from {', '.join(d for d in there if there[d])}"
-        )
+    device = present_device(device).type
     if precision == "auto":
-        precision = "bf16" if image_size >= 24 and computes_in_bf16(device) else "32"
-    # Fabric announces the precision in the middle of the progress display; it is in the saved settings.
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        precision = suited_precision(device, LARGE if image_size is None else image_size)
     options: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
-    if device == "cpu":
-        _keep_memory()
-    devices = int(os.environ.get("LOCAL_WORLD_SIZE", devices))  # torchrun's word
+    devices = _number("LOCAL_WORLD_SIZE", devices)  # torchrun's word
     if device == "cuda" and devices > torch.cuda.device_count():
         raise DhaError(f"devices={devices}: this machine has {torch.cuda.device_count()}")
     several: Any = strategy
     if devices * num_nodes > 1 and strategy in ("auto", "ddp"):
         # Candidates that the architecture does not use have no gradient.
         several = DDPStrategy(find_unused_parameters=True)
-    if "LT_CLI_USED" in os.environ:  # `fabric run` has said the rest itself, and launches no second time
-        return Fabric(strategy=several, precision=options[precision])
-    fabric = Fabric(
-        accelerator=device, devices=devices, num_nodes=num_nodes, strategy=several, precision=options[precision]
-    )
-    fabric.launch()
+    settings: dict[str, Any] = {"strategy": several, "precision": options[precision]}
+    launched = "LT_CLI_USED" in os.environ  # `fabric run` has said the rest itself, and launches no second time
+    if not launched:
+        settings |= {"accelerator": device, "devices": devices, "num_nodes": num_nodes}
+    with _quiet():
+        try:
+            fabric = Fabric(**settings)
+            if not launched:
+                fabric.launch()
+        except (ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
+            said = one_line(error)[:300]
+            if strategy != "auto":
+                remedy = 'leave it out, or choose "ddp" or another strategy of Lightning Fabric'
+                raise DhaError(f"strategy={strategy!r} cannot be used here ({said}): {remedy}") from error
+            raise DhaError(
+                f"devices={devices}, num_nodes={num_nodes}: the processes cannot be started ({said}): correct or unset "
+                "the variables of a launcher (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, SLURM_*)"
+            ) from error
     return fabric
 
 
-def _keep_memory() -> None:
-    """Let freed memory stay with the process: glibc gives large tensors back to the system and fetches them by the page
-    at the next use, which costs up to half of a step. What was freed before, while images were made ready, goes back.
+def present_device(name: str) -> torch.device:
+    """Return a device by the name that torch has for it: "cpu", "cuda", "cuda:1", "mps"; or the best for "auto".
+
+    Raises:
+        DhaError: if torch has no such name, or this machine no such device.
+    """
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    kind, _, index = name.partition(":")
+    if kind == "auto" and not index:
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
+    if kind not in there or (index and not (index.isdecimal() and index.isascii() and len(index) < 5)):
+        raise DhaError(f"device={name!r}: choose from {', '.join(DEVICES)}, or cuda:1 for the second CUDA device")
+    if int(index or 0) >= there[kind]:
+        names = [d if count == 1 else f"{d} (0 to {count - 1})" for d, count in there.items() if count]
+        raise DhaError(f"device={name!r} is not on this machine: choose from {', '.join(names)}")
+    return torch.device(name)
+
+
+def suited_precision(device: str, image_size: int) -> Literal["32", "bf16"]:
+    """Return "bf16" where the hardware of a device computes in it and images are large enough to gain, else "32"."""
+    return "bf16" if image_size >= LARGE and computes_in_bf16(device) else "32"
+
+
+def _number(variable: str, default: int) -> int:
+    value = os.environ.get(variable, str(default))
+    if not (value.isascii() and value.isdecimal() and 0 < int(value[:9]) <= 1024):
+        raise DhaError(f"{variable}={value!r:.80}: expected the number of processes of this machine; unset it")
+    return int(value)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Fabric from announcing the precision in the middle of the progress display; it is in the saved settings."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def keep_memory() -> None:
+    """Let freed memory stay with this process for good: glibc gives large tensors back to the system and fetches them
+    by the page at the next use, which costs up to half of a step. What was freed before goes back. For a process that
+    does nothing but train on a CPU.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):

@@ -6,7 +6,6 @@ With one process everything here returns what it was given.
 # torch documents its `_foreach` functions but leaves them out of its type stubs.
 # pyright: reportPrivateImportUsage=false
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +14,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-def first_process() -> bool:
-    """Return whether this is the process that speaks and writes, of several that train one network.
-
-    It follows from what a launcher has put into the environment, before Fabric is set up.
-    """
-    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
-    return rank == "0" and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def gathered(values: Tensor, fabric: "Fabric") -> Tensor:

@@ -1,0 +1,90 @@
+"""Signals that end a run: at once while nothing is lost by it, else after what is under way is saved."""
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import Any
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
+"""The signals that ask a process to end; Windows lacks two of them."""
+
+SAVING = "dha: the run saves its state and ends; another signal changes nothing\n"
+
+
+class Ended(KeyboardInterrupt):
+    """A signal has come.
+
+    Args:
+        signal: its number.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
+class _Handlers:
+    """Handles the ending signals while the block lasts, in the main thread of a process; elsewhere nothing happens.
+
+    SIGHUP and SIGQUIT stay ignored where they are, as nohup has it.
+    """
+
+    def __init__(self, listen: bool = True) -> None:
+        self.listen = listen and threading.current_thread() is threading.main_thread()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Any:
+        for number in ENDING if self.listen else ():
+            before = signal.getsignal(number)
+            if before is not signal.SIG_IGN or number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = before
+                signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        raise NotImplementedError
+
+
+class EndBySignal(_Handlers):
+    """Turns the first ending signal into an ``Ended`` exception while the block lasts. A context manager.
+
+    Those that follow are ignored, so that what has to be tidied up is.
+    """
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        for ending in self._before:
+            signal.signal(ending, signal.SIG_IGN)
+        raise Ended(number)
+
+
+class Stop(_Handlers):
+    """Notes ending signals while the block lasts, so that what is under way can be finished and saved; what comes
+    after the first is noted too and changes nothing. A context manager.
+
+    Args:
+        listen: False leaves signals alone. Only the main thread of a process can listen.
+        told: whether the first signal writes on standard error that the run is being saved.
+
+    Attributes:
+        signal: the number of the first signal that came, or None.
+    """
+
+    def __init__(self, listen: bool = True, told: bool = False) -> None:
+        super().__init__(listen)
+        self.told = told
+        self.signal: int | None = None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is None:
+            self.signal = number
+            if self.told:
+                with suppress(OSError):  # A terminal that is closed.
+                    os.write(2, SAVING.encode())
