@@ -27,15 +27,17 @@ def test_every_ending_signal_is_noted_and_a_second_one_does_not_end_what_is_bein
 
 @pytest.mark.parametrize("number", ENDING)
 def test_a_signal_before_there_is_anything_to_save_unwinds_and_a_second_one_does_not_disturb_that(number):
-    tidied = False
-    with EndBySignal():
-        with pytest.raises(Ended) as ended:
-            try:
-                os.kill(os.getpid(), number)
-            finally:
-                os.kill(os.getpid(), signal.SIGTERM)
-                tidied = True
-        assert ended.value.signal == number
+    def interrupted():
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            tidied.append(True)
+
+    tidied = []
+    with EndBySignal(), pytest.raises(Ended) as ended:
+        interrupted()
+    assert ended.value.signal == number
     assert tidied
 
 
