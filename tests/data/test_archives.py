@@ -63,8 +63,8 @@ def test_missing_keys_are_named_with_those_found(tmp_path: Path):
 
 def test_bad_arrays_are_named_with_their_file(tmp_path: Path):
     path = tmp_path / "a.npz"
-    save(path, 0, x=np.full((4, 8, 8), 2.0))
-    with pytest.raises(DhaError, match=r"a\.npz: x\[0, 0, 0, 0\] is 2\.0"):
+    save(path, 0, x=np.full((4, 8, 8), -2.0))
+    with pytest.raises(DhaError, match=r"a\.npz: x\[0, 0, 0, 0\] is -2\.0"):
         load_source(path)
     save(path, 0, y=np.arange(3))
     with pytest.raises(DhaError, match=r"a\.npz: y are 3, but there are 4 images"):
@@ -95,7 +95,7 @@ def test_files_that_are_no_archives(tmp_path: Path):
 def test_files_of_one_part_must_fit_together(tmp_path: Path):
     save(tmp_path / "train-0.npz", 0)
     save(tmp_path / "train-1.npz", 0, side=9)
-    with pytest.raises(DhaError, match=r"train-1\.npz holds images of shape \(1, 9, 9\).*train-0\.npz \(1, 8, 8\)"):
+    with pytest.raises(DhaError, match=r"train-1\.npz: x holds images of 9 x 9 pixels, .*train-0\.npz: x of 8 x 8"):
         load_source(tmp_path)
     save(tmp_path / "train-1.npz", 0, y=["a", "b", "a", "b"])
     with pytest.raises(DhaError, match=r"train-1\.npz and .*train-0\.npz mix strings and numbers"):
@@ -107,3 +107,15 @@ def test_classes_of_the_test_part_must_be_known(tmp_path: Path):
     save(tmp_path / "test.npz", 0, y=[0, 1, 7, 1])
     with pytest.raises(DhaError, match=r"class 7 in .*test\.npz is not among the 2 classes of .*train\.npz \(0, 1\)"):
         load_source(tmp_path)
+
+
+def test_deep_archives_share_what_is_white(tmp_path: Path):
+    save(tmp_path / "train-0.npz", 0, x=np.full((4, 8, 8), 100, np.uint16))
+    save(tmp_path / "train-1.npz", 0, x=np.full((4, 8, 8), 4000, np.uint16))
+    save(tmp_path / "train-2.npz", 0, x=np.full((4, 3, 8, 8), 90, np.uint8))
+    save(tmp_path / "test.npz", 0, x=np.full((4, 8, 8, 1), 1000, np.int64))
+    source = load_source(tmp_path, channels=1)
+    assert source.test is not None
+    assert levels(source.train.images) == [6] * 4 + [249] * 4 + [90] * 4
+    assert levels(source.test.images) == [62] * 4
+    assert source.image_format.integer_white == 4095

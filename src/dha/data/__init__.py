@@ -5,10 +5,11 @@ from dha.data.batches import Batches, sequential
 from dha.data.cache import Cache, Where
 from dha.data.decoding import read_image
 from dha.data.image_format import ImageFormat
-from dha.data.images import LabelledImages, convert_channels, on_device, resize_arrays
+from dha.data.images import LabelledImages, on_device
 from dha.data.labels import Classes
 from dha.data.parts import OnBadImage
 from dha.data.preprocessing import Preprocessing, measure
+from dha.data.resizing import convert_channels, resize_arrays
 from dha.data.sources import Source, load_source
 from dha.data.splits import Splits, split
 from dha.data.unlabelled import ImageChunk, image_chunks, load_images, stream_images

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import torch
 
-from dha.data.arrays import pixels_from_array
+from dha.data.array_pixels import images_array
 from dha.data.labels import Labels, check_labels
 from dha.data.parts import ArrayPart, Parts
 from dha.errors import DhaError
@@ -42,17 +41,19 @@ def open_archives(folder: Path) -> Parts:
 def _part(paths: Sequence[Path]) -> ArrayPart:
     parts = [_read(path) for path in paths]
     first = parts[0]
+    (name, images), *_ = first.arrays.items()
     for part in parts[1:]:
-        if part.images.shape[1:] != first.images.shape[1:]:
-            shapes = [tuple(p.images.shape[1:]) for p in (part, first)]
+        (other_name, other), *_ = part.arrays.items()
+        if other.shape[1:3] != images.shape[1:3]:
             raise DhaError(
-                f"{part.place} holds images of shape {shapes[0]} (C, H, W), {first.place} {shapes[1]}; "
-                "archives of one part must hold images of one shape"
+                f"{other_name} holds images of {other.shape[1]} x {other.shape[2]} pixels, {name} of "
+                f"{images.shape[1]} x {images.shape[2]}; archives of one part must hold images of one size"
             )
         if (part.labels.values.dtype.kind == "U") != (first.labels.values.dtype.kind == "U"):
             raise DhaError(f"{part.place} and {first.place} mix strings and numbers as labels; use one kind")
     labels = Labels.of(part.labels.values[part.labels.numbers] for part in parts)
-    return ArrayPart(torch.cat([part.images for part in parts]), labels, " + ".join(p.place for p in parts[:2]))
+    arrays = {name: array for part in parts for name, array in part.arrays.items()}
+    return ArrayPart(arrays, labels, " + ".join(p.place for p in parts[:2]))
 
 
 def _read(path: Path) -> ArrayPart:
@@ -62,8 +63,9 @@ def _read(path: Path) -> ArrayPart:
         if keys is None:
             raise DhaError(f"{path} holds the keys {sorted(archive.files)}; it needs x and y (or images and labels)")
         x, y = (_array(archive, key, path) for key in keys)
-    images = pixels_from_array(x, f"{path}: {keys[0]}")
-    return ArrayPart(images, Labels.of(check_labels(y, len(images), f"{path}: {keys[1]}")), str(path))
+    name = f"{path}: {keys[0]}"
+    images = images_array(x, name)
+    return ArrayPart({name: images}, Labels.of(check_labels(y, len(images), f"{path}: {keys[1]}")), str(path))
 
 
 def _open(file: IO[bytes], path: Path) -> np.lib.npyio.NpzFile:

@@ -1,27 +1,31 @@
-"""Images given from Python: NumPy arrays, torch tensors, lists of Pillow images."""
+"""Images given from Python: arrays, tensors, Pillow images and paths, also lists of them."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
+from dha.data.array_pixels import image_array, images_array, predicted_array
 from dha.data.cache import Cache
 from dha.data.image_format import ImageFormat
 from dha.data.labels import Labels, check_labels
 from dha.data.parts import ArrayPart, ItemPart, Part, Parts, Sliced
 from dha.errors import DhaError
 
-_CHUNK = 4096
+_KINDS = np.ndarray, Tensor, Image.Image, str, Path
 
 
 def images_from_arrays(x: Any, image_format: ImageFormat) -> Tensor:
     """Convert images without labels to the pixels of a network.
 
     Args:
-        x: array or tensor (N, H, W) or (N, H, W, C) with C 1, 3 or 4 (the fourth, alpha, is dropped), whole numbers
-            0..255, floats in [0, 1] or booleans; or a list or tuple of Pillow images, maybe of different sizes.
+        x: array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W) with C from 1 to 4: grey, grey with alpha, RGB, RGB
+            with alpha; or one image, (H, W), (H, W, C) or, as a tensor, (C, H, W); integers, floats or booleans from 0
+            to white (see `ImageFormat`; 255 for 8-bit integers). Or a Pillow image; or a list of images of any of these
+            kinds and of any sizes, and of paths of image files.
         image_format: what to convert them to.
 
     Returns:
@@ -30,103 +34,54 @@ def images_from_arrays(x: Any, image_format: ImageFormat) -> Tensor:
     Raises:
         DhaError: if `x` has another type, shape or range, or holds no images.
     """
-    return _part(x, None, "x").read(image_format, "error", Cache("memory")).images
+    if isinstance(x, np.ndarray | Tensor) and x.dtype != object:
+        array = predicted_array(x, image_format.channels, "x")
+        part: Part = ArrayPart({"x": array}, _labels(None, len(array)), "x")
+    else:
+        x = [x] if isinstance(x, Image.Image | str | Path) else _items(x, "x")
+        part = ItemPart(Sliced(x, len(x)), _labels(None, len(x)), "x")
+    return part.read(image_format, "error", Cache("memory")).images
 
 
 def open_arrays(x: Any, labels: Any) -> Parts:
     """Check images and labels given from Python.
 
     Args:
-        x: as in `images_from_arrays`.
-        labels: (N,), whole numbers or strings.
+        x: as in `images_from_arrays`, but no single image.
+        labels: (N,), whole numbers, strings or booleans.
 
     Raises:
-        DhaError: if either has another type, shape or range, or their lengths differ.
+        DhaError: if either has another type or shape, or their lengths differ.
     """
     if labels is None:
         raise DhaError("labels are missing; pass one label for each image along with the images")
-    return Parts("arrays", _part(x, labels, "x"))
+    if isinstance(x, np.ndarray | Tensor) and x.dtype != object:
+        array = images_array(x, "x")
+        return Parts("arrays", ArrayPart({"x": array}, _labels(labels, len(array)), "x"))
+    x = _items(x, "x")
+    return Parts("arrays", ItemPart(Sliced(x, len(x)), _labels(labels, len(x)), "x"))
 
 
-def pixels_from_array(x: Any, place: str) -> Tensor:
-    """Turn an array into uint8 pixels.
-
-    Args:
-        x: array or tensor as in `images_from_arrays`.
-        place: what errors call it.
-
-    Returns:
-        uint8, (N, C, H, W) with C 1 or 3; shares no memory with `x`.
-
-    Raises:
-        DhaError: if `x` has another type, shape or range, or holds no images.
-    """
-    if isinstance(x, Tensor):
-        x = x.detach().cpu()
-        x = (x.float() if x.is_floating_point() else x).numpy()
-    if x.ndim not in (3, 4):
-        raise DhaError(f"{place} has shape {x.shape}; pass images as (N, H, W) or (N, H, W, C)")
-    if x.ndim == 3:
-        x = x[..., None]
-    if x.shape[3] not in (1, 3, 4):
+def _items(x: Any, place: str) -> list[Any]:
+    if isinstance(x, dict | str | bytes) or not hasattr(x, "__len__") or not hasattr(x, "__iter__"):
         raise DhaError(
-            f"{place} has shape {x.shape}, so {x.shape[3]} channels; channels come last and are 1, 3 or 4 "
-            "(move them with np.moveaxis(x, 1, -1))"
+            f"{place} is a {type(x).__name__}; pass an array, a tensor, a Pillow image, a path or a list of them"
         )
-    if x.size == 0:
-        raise DhaError(f"{place} has shape {x.shape}, so it holds no images; pass at least one")
-    if x.shape[3] == 4:
-        x = x[..., :3]
-    return torch.from_numpy(np.array(_to_uint8(x, place).transpose(0, 3, 1, 2), order="C"))
-
-
-def _part(x: Any, labels: Any, place: str) -> Part:
-    if not isinstance(x, list | tuple):
-        if not isinstance(x, np.ndarray | Tensor):
-            raise DhaError(f"{place} is a {type(x).__name__}; pass an array, a tensor or a list of Pillow images")
-        images = pixels_from_array(x, place)
-        return ArrayPart(images, _labels(labels, len(images)), place)
-    if not x:
+    items = list(x)
+    if not items:
         raise DhaError(f"{place} is an empty {type(x).__name__}; pass at least one image")
-    for index, item in enumerate(x):
-        if not isinstance(item, Image.Image):
+    for index, item in enumerate(items):
+        if not isinstance(item, _KINDS):
             raise DhaError(
-                f"{place}[{index}] is a {type(item).__name__}; a list holds Pillow images "
-                "(join arrays of one size with np.stack)"
+                f"{place}[{index}] is a {type(item).__name__}; a list holds arrays, tensors, Pillow images or paths, "
+                "one for each image"
             )
-    return ItemPart(Sliced(x, len(x)), _labels(labels, len(x)), place)
+        if isinstance(item, np.ndarray | Tensor):
+            image_array(item, f"{place}[{index}]")
+        if isinstance(item, str | Path) and not os.path.exists(item):
+            raise DhaError(f"{place}[{index}] is {str(item)!r:.200}: no such image file; pass paths of image files")
+    return items
 
 
 def _labels(labels: Any, count: int) -> Labels:
     return Labels.of(np.zeros(count, dtype=np.int64) if labels is None else check_labels(labels, count, "labels"))
-
-
-def _to_uint8(x: np.ndarray, place: str) -> np.ndarray:
-    if x.dtype == np.uint8:
-        return x
-    if x.dtype.kind == "b":
-        return x.astype(np.uint8) * np.uint8(255)
-    if x.dtype.kind not in "iuf":
-        raise DhaError(f"{place} has dtype {x.dtype}; pass uint8, floats in [0, 1] or booleans")
-    floats = x.dtype.kind == "f"
-    pixels = np.empty(x.shape, dtype=np.uint8)
-    for start in range(0, len(x), _CHUNK):
-        chunk = x[start : start + _CHUNK]
-        bad = ~((chunk >= 0) & (chunk <= (1 if floats else 255)))  # written so that NaN is bad
-        if bad.any():
-            first, *rest = (int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
-            _refuse(x, (start + first, *rest), place)
-        pixels[start : start + _CHUNK] = np.rint(chunk * np.float32(255)) if floats else chunk
-    return pixels
-
-
-def _refuse(x: np.ndarray, index: tuple[int, ...], place: str) -> None:
-    remedy = "pass uint8 or floats in [0, 1]"
-    if x.dtype.kind == "f":
-        low, high = x.min(), x.max()
-        if not np.isfinite([low, high]).all():
-            remedy = "replace NaN and infinite pixels"
-        elif low >= 0 and high <= 255:
-            remedy = "it looks like 0..255: divide by 255, or pass uint8"
-    wanted = "[0, 1]" if x.dtype.kind == "f" else "0..255"
-    raise DhaError(f"{place}{list(index)} is {x[index]}, outside {wanted} ({x.dtype} images); {remedy}")

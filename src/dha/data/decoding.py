@@ -12,11 +12,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dha.data.conversion import DEEP, GREY, Box, convert, is_reduced, transparent_colour, white_of
-from dha.data.image_format import PADDING, ImageFormat
+from dha.data.array_pixels import array_pixels, image_array
+from dha.data.conversion import DEEP, GREY, convert, is_reduced, transparent_colour, white_of
+from dha.data.image_format import ImageFormat
+from dha.data.resizing import convert_channels, resize_arrays, resize_image, square_box
 from dha.errors import DhaError
 
-ImageLike = str | Path | IO[bytes] | Image.Image
+ImageLike = str | Path | IO[bytes] | Image.Image | np.ndarray | Tensor
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """What files may hold, whatever their name says: Pillow hands others to programs (EPS to Ghostscript)."""
@@ -74,7 +76,8 @@ def read_image(image: ImageLike, image_format: ImageFormat, name: str = "") -> D
     """Decode one image (of an animation the first frame), turn it upright, and convert it to the pixels of a network.
 
     Args:
-        image: path or open binary file of an image, or a Pillow image (which is not changed).
+        image: path or open binary file of an image, or a Pillow image (which is not changed), or an array or tensor
+            (H, W), (H, W, C) or (C, H, W) as `array_pixels` takes them.
         image_format: what to convert it to. Transparent pixels show the background; 16-bit grey is scaled to 8 bits.
         name: what errors call the image; the path by default.
 
@@ -88,6 +91,8 @@ def read_image(image: ImageLike, image_format: ImageFormat, name: str = "") -> D
     name = name or (str(image) if isinstance(image, str | Path) else "the image")
     try:
         _check_file(image)
+        if isinstance(image, np.ndarray | Tensor):
+            return _of_array(image, image_format, name)
         if isinstance(image, Image.Image):
             return _decoded(image, image_format, image.size, name)
         with Image.open(image, formats=FORMATS) as opened:
@@ -111,36 +116,15 @@ def read_header(image: ImageLike) -> ImageHeader:
     """
     try:
         _check_file(image)
+        if isinstance(image, np.ndarray | Tensor):
+            height, width, channels = image_array(image, "the image").shape
+            return ImageHeader(channels <= 2, width, height)
         if isinstance(image, Image.Image):
             return ImageHeader(image.mode in GREY, *image.size)
         with Image.open(image, formats=FORMATS) as opened:
             return ImageHeader(opened.mode in GREY, *opened.size)
     except Exception as error:
         raise _unreadable(str(image) if isinstance(image, str | Path) else "the image", error) from error
-
-
-def resize_image(image: Image.Image, image_format: ImageFormat) -> Image.Image:
-    """Scale an image of mode L or RGB, antialiased, to a square as `image_format` says."""
-    side = image_format.image_size
-    box = _box(*image.size, image_format)
-    if box != (0, 0, *image.size):
-        # Cut out before resizing, not with resize's `box`: that blends in pixels from outside.
-        image = image.crop(box)
-    content = image_format.content(*image.size)
-    image = image.resize(content, Image.Resampling.BILINEAR)
-    if content == (side, side):
-        return image
-    padded = Image.new(image.mode, (side, side), (PADDING,) * len(image.getbands()))
-    padded.paste(image, (round((side - content[0]) / 2), round((side - content[1]) / 2)))
-    return padded
-
-
-def _box(width: int, height: int, image_format: ImageFormat) -> Box:
-    if image_format.resize != "crop":
-        return 0, 0, width, height
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
 
 
 def _decoded(image: Image.Image, image_format: ImageFormat, size: tuple[int, int], name: str) -> DecodedImage:
@@ -158,7 +142,7 @@ def _decoded(image: Image.Image, image_format: ImageFormat, size: tuple[int, int
             f"{_printable(name)} has pixel values above {known}, which is white in the images that the model was "
             f"trained on: scale them to 0..{known} or remove it"
         )
-    box, channels = _box(*image.size, image_format), image_format.channels
+    box, channels = square_box(*image.size, image_format), image_format.channels
     content = image_format.content(box[2] - box[0], box[3] - box[1])
     factor = 1
     if image.width * image.height > _LARGE:
@@ -170,6 +154,18 @@ def _decoded(image: Image.Image, image_format: ImageFormat, size: tuple[int, int
     tensor = torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
     turned, whites = orientation in range(2, 9), (None, white) if mode == "F" else (white, None)
     return DecodedImage(tensor, ImageFacts(*size, mode, *whites, transparent, turned, animated, reduced))
+
+
+def _of_array(image: np.ndarray | Tensor, image_format: ImageFormat, name: str) -> DecodedImage:
+    array = image_array(image, name)
+    height, width, channels = array.shape
+    converted = array_pixels(array[None], image_format, name)
+    pixels = resize_arrays(convert_channels(converted.pixels, image_format.channels), image_format)[0]
+    whites = converted.integer_white, converted.float_white
+    mode = f"{array.dtype} {('grey', 'grey with alpha', 'RGB', 'RGB with alpha')[channels - 1]}"
+    return DecodedImage(
+        pixels, ImageFacts(width, height, mode, *whites, converted.transparent > 0, False, False, False)
+    )
 
 
 def _check_file(image: ImageLike) -> None:

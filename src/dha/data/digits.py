@@ -1,7 +1,6 @@
 """The small handwritten digits that come with scikit-learn: no download, no files."""
 
 import numpy as np
-import torch
 
 from dha.data.labels import Labels
 from dha.data.parts import ArrayPart, Parts
@@ -16,12 +15,12 @@ def open_digits() -> Parts:
     from sklearn.datasets import load_digits
 
     x, y = (np.asarray(array) for array in load_digits(return_X_y=True))
-    images = torch.from_numpy(np.rint(x * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
+    images = np.rint(x * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     y = y.astype(np.int64)
     held = hold_out(y, _TEST_FRACTION, np.random.default_rng(_TEST_SEED))
     train, test = np.flatnonzero(~held), np.flatnonzero(held)
     return Parts(
         "digits",
-        train=ArrayPart(images[torch.from_numpy(train)], Labels.of(y[train]), "digits train"),
-        test=ArrayPart(images[torch.from_numpy(test)], Labels.of(y[test]), "digits test"),
+        train=ArrayPart({"digits train": images[train]}, Labels.of(y[train]), "digits train"),
+        test=ArrayPart({"digits test": images[test]}, Labels.of(y[test]), "digits test"),
     )

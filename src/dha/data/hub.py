@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dha.data.arrays import pixels_from_array
+from dha.data.array_pixels import images_array
 from dha.data.labels import Labels, check_labels
 from dha.data.parts import ArrayPart, ItemPart, Part, Parts, Sliced, spread
 from dha.errors import DhaError
@@ -192,7 +192,8 @@ def _part(dataset: Any, place: str) -> Part | None:
     arrays = [np.asarray(chunk) for chunk in chunks]
     if len({array.shape[1:] for array in arrays}) > 1:
         raise DhaError(f"{place}: {column} holds arrays of different shapes; bring them to one, or store image files")
-    return ArrayPart(pixels_from_array(np.concatenate(arrays), f"{place}: {column}"), labels, place)
+    name = f"{place}: {column}"
+    return ArrayPart({name: images_array(np.concatenate(arrays), name)}, labels, place)
 
 
 def _labels(dataset: Any, place: str) -> Labels | None:

@@ -1,6 +1,8 @@
 """How every image becomes a square of pixels for the network: the same in training, evaluation and prediction."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 from dha.config import BACKGROUND, RESIZE, Background, Resize
 
@@ -46,6 +48,41 @@ class ImageFormat:
         if width >= height:
             return side, max(1, round(height / width * side))
         return max(1, round(width / height * side)), side
+
+
+class HasWhites(Protocol):
+    """Images that were read, with what is white among those of more than 8 bits; None if there are none."""
+
+    @property
+    def integer_white(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def float_white(self) -> int | None: ...  # noqa: D102
+
+
+Read = TypeVar("Read", bound=HasWhites)
+
+
+def read_alike(
+    readers: Mapping[str, Callable[[ImageFormat], Read]], image_format: ImageFormat
+) -> tuple[dict[str, Read], ImageFormat]:
+    """Read several lots of images with one white for all; those that fit less on their own are read twice.
+
+    Args:
+        readers: each reads a lot, by the least white that it fits where the format leaves one open.
+        image_format: to read them in.
+
+    Returns:
+        What the readers returned, and the format with the whites that were open; None stays where no image has one.
+    """
+    read = {name: reader(image_format) for name, reader in readers.items()}
+    still_open = [white for white in ("integer_white", "float_white") if getattr(image_format, white) is None]
+    found = {white: max((getattr(lot, white) or 0 for lot in read.values()), default=0) or None for white in still_open}
+    image_format = replace(image_format, **found)
+    for name, reader in readers.items():
+        if any(getattr(read[name], white) not in (None, deepest) for white, deepest in found.items()):
+            read[name] = reader(image_format)
+    return read, image_format
 
 
 def typical_size(resize: Resize, width: int, height: int) -> int:

@@ -1,20 +1,15 @@
-"""Labelled images, as rows of a store in memory or on disk, and the two changes of shape that arrays of images need."""
+"""Labelled images, as rows of a store in memory or on disk."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from dha.data.decoding import resize_image
-from dha.data.image_format import ImageFormat
 from dha.errors import DhaError
 
 RESIDENT = 0.5
 """Share of the free memory of a device that training images may take; otherwise their batches are copied to it."""
-
-_CHUNK = 1024
 
 
 class LabelledImages:
@@ -147,49 +142,6 @@ def on_device(
         )
         for part in parts
     )
-
-
-def convert_channels(images: Tensor, channels: int) -> Tensor:
-    """Turn images into grey (1 channel) or colour (3 channels).
-
-    Args:
-        images: uint8, (N, C, H, W) with C 1 or 3.
-        channels: 1 or 3.
-
-    Returns:
-        uint8, (N, channels, H, W); `images` itself if it has that many channels already. Grey is Pillow's luma.
-    """
-    if images.shape[1] == channels:
-        return images
-    if channels == 3:
-        return images.repeat(1, 3, 1, 1)
-    grey = images.new_empty((len(images), 1, *images.shape[2:]))
-    for target, chunk in zip(grey.split(_CHUNK), images.split(_CHUNK), strict=True):
-        red, green, blue = chunk.int().unbind(1)
-        # Pillow's integer weights, so that an array and a file with the same pixels give the same grey.
-        target[:, 0] = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
-    return grey
-
-
-def resize_arrays(images: Tensor, image_format: ImageFormat) -> Tensor:
-    """Scale images, antialiased, to squares as `image_format` says, as `read_image` does.
-
-    Args:
-        images: uint8, (N, C, H, W) with C 1 or 3.
-        image_format: of which image_size S and resize count; the channels stay.
-
-    Returns:
-        uint8, (N, C, S, S); `images` itself if it has that size already.
-    """
-    channels, height, width = images.shape[1:]
-    side = image_format.image_size
-    if height == width == side:
-        return images
-    resized = images.new_empty((len(images), channels, side, side))
-    for target, image in zip(resized, images.permute(0, 2, 3, 1).contiguous().numpy(), strict=True):
-        small = resize_image(Image.fromarray(image.squeeze(2) if channels == 1 else image), image_format)
-        target.copy_(torch.from_numpy(np.array(small)).view(side, side, channels).permute(2, 0, 1))
-    return resized
 
 
 def _describe(tensor: Tensor) -> str:

@@ -1,9 +1,10 @@
 """One part (train, validation, test) of a source before its pixels are read, so that errors come before work."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -12,11 +13,12 @@ import torch
 from torch import Tensor
 
 from dha.config import Resize
+from dha.data.array_pixels import array_pixels
 from dha.data.cache import Cache
 from dha.data.decoding import read_header, read_image
-from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, ImageFormat, typical_size
-from dha.data.images import convert_channels, resize_arrays
+from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, ImageFormat, read_alike, typical_size
 from dha.data.labels import Labels
+from dha.data.resizing import convert_channels, resize_arrays
 from dha.errors import DhaError
 
 OnBadImage = Literal["error", "skip"]
@@ -95,20 +97,35 @@ class Parts:
 
 @dataclass(frozen=True)
 class ArrayPart:
-    """Images of one size in memory: uint8, (N, C, H, W)."""
+    """Images of one size in memory: one array after the other, (N, H, W, C), as `array_pixels` takes them.
 
-    images: Tensor
+    `arrays` has each by the name that errors call it.
+    """
+
+    arrays: Mapping[str, np.ndarray]
     labels: Labels
     place: str
 
     def geometry(self, resize: Resize) -> tuple[int, int]:
         """Return channels and the image size at which they are not scaled."""
-        height, width = self.images.shape[2:]
-        return self.images.shape[1], typical_size(resize, width, height)
+        height, width, _ = next(iter(self.arrays.values())).shape[1:]
+        grey = all(array.shape[3] <= 2 for array in self.arrays.values())
+        return 1 if grey else 3, typical_size(resize, width, height)
 
     def read(self, image_format: ImageFormat, on_bad_image: OnBadImage, cache: Cache) -> PartImages:
-        """Return all images, converted, in memory, where they are already."""
-        return PartImages(resize_arrays(convert_channels(self.images, image_format.channels), image_format), None)
+        """Return all images, converted, in memory, where they are already.
+
+        Raises:
+            DhaError: if a value is negative, not finite or above white.
+        """
+        readers = {name: partial(array_pixels, array, name=name) for name, array in self.arrays.items()}
+        converted, _ = read_alike(readers, image_format)
+        images = [
+            resize_arrays(convert_channels(some.pixels, image_format.channels), image_format)
+            for some in converted.values()
+        ]
+        integer, floats = ([getattr(some, name) or 0 for some in converted.values()] for name in _NAMES)
+        return PartImages(torch.cat(images), None, max(integer) or None, max(floats) or None)
 
 
 class Items(Protocol):

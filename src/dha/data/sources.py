@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +17,10 @@ from dha.data.cache import Cache, Where
 from dha.data.digits import open_digits
 from dha.data.folders import open_folder
 from dha.data.hub import is_dataset_directory, is_dataset_file, open_dataset, open_dataset_path, open_hub
-from dha.data.image_format import ImageFormat
+from dha.data.image_format import ImageFormat, read_alike
 from dha.data.images import LabelledImages
 from dha.data.labels import Classes, encode, find_classes
-from dha.data.parts import OnBadImage, Part, PartImages, Parts
+from dha.data.parts import OnBadImage, Part, Parts
 from dha.data.preprocessing import SMALLEST_SIZE
 from dha.errors import DhaError
 
@@ -111,7 +112,8 @@ def load_source(
     loaded: dict[str, LabelledImages] = {}
     skipped = 0
     kept_in = Cache(cache, folder, _path(source))
-    read, image_format = _read(parts, image_format, on_bad_image, kept_in)
+    readers = {name: partial(part.read, on_bad_image=on_bad_image, cache=kept_in) for name, part in _present(parts)}
+    read, image_format = read_alike(readers, image_format)
     for name, part in _present(parts):
         images, good = read[name][:2]
         loaded[name] = LabelledImages(images, numbers[name])
@@ -124,22 +126,10 @@ def load_source(
     )
 
 
-def _read(
-    parts: Parts, image_format: ImageFormat, on_bad_image: OnBadImage, cache: Cache
-) -> tuple[dict[str, PartImages], ImageFormat]:
-    """Return the images of each part, and their format with what is white among all of them."""
-    read = {name: part.read(image_format, on_bad_image, cache) for name, part in _present(parts)}
-    still_open = [white for white in ("integer_white", "float_white") if getattr(image_format, white) is None]
-    found = {white: max(getattr(part, white) or 0 for part in read.values()) or None for white in still_open}
-    image_format = replace(image_format, **found)
-    for name, part in _present(parts):
-        if any(getattr(read[name], white) not in (None, deepest) for white, deepest in found.items()):
-            read[name] = part.read(image_format, on_bad_image, cache)
-    return read, image_format
-
-
 def _open(source: Any, labels: Any, own: Path | None) -> Parts:
     if isinstance(source, np.ndarray | torch.Tensor | list | tuple):
+        return open_arrays(source, labels)
+    if labels is not None and not isinstance(source, str | Path):
         return open_arrays(source, labels)
     if labels is not None:
         raise DhaError(f"labels were given along with a {type(source).__name__}; give them only with arrays or lists")
