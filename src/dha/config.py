@@ -217,6 +217,8 @@ class Config:
         checkpoint_every: the most seconds between two checkpoints; there are more at the ends of epochs, if cheap, and
             fewer where writing one takes more than a twentieth of that.
         on_bad_image: "error", or "skip" files that are not images.
+        path_column, label_column, split_column: columns of a table that hold the paths of images (relative to the
+            table), their labels and their parts (train, validation, test); when not given, those of usual names.
         cache: where decoded images are kept: in "memory", on "disk" (in a file in the folder of the run until it is
             over), or "auto": on disk what would take more than a quarter of the memory.
         architecture, augmentation, hyperparameters: the settings of each part.
@@ -247,6 +249,9 @@ class Config:
     precision: Literal["auto", "32", "bf16"] = "auto"
     checkpoint_every: float = 60.0
     on_bad_image: Literal["error", "skip"] = "error"
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
     cache: Literal["auto", "memory", "disk"] = "auto"
     architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)

@@ -11,7 +11,7 @@ from dha import record, run_folder
 from dha.architecture import genotype_of, prepare_call
 from dha.checking import check
 from dha.config import Config, parse_budget
-from dha.data import Preprocessing, load_source, measure, split
+from dha.data import Columns, Preprocessing, load_source, measure, split
 from dha.delivery import deliver
 from dha.engine import Budget, Checkpoints, keep_memory, make_fabric, set_precision, suited_precision
 from dha.errors import DhaError
@@ -119,6 +119,7 @@ def _run(
         on_bad_image=config.on_bad_image,
         cache=config.cache,
         folder=folder,
+        columns=Columns(config.path_column, config.label_column, config.split_column),
     )
     splits = split(
         loaded,

@@ -18,7 +18,10 @@ NETWORK = "path/to/file.py:function"
 HUB_NAME = r"\w[\w.-]*(/\w[\w.-]*)?"
 """What data sets on the Hugging Face Hub are called."""
 
-DATA_FILE = r"\.(npz|npy|csv|tsv|parquet|tar|tgz|gz|zip|json|jsonl|txt|xlsx?|h5|hdf5)$"
+HUB = "hf://datasets/"
+"""What may stand before the name of a data set on the Hub, to tell it from a path."""
+
+DATA_FILE = r"\.(npz|npy|csv|tsv|ndjson|parquet|tar|tgz|gz|zip|json|jsonl|txt|xlsx?|h5|hdf5)$"
 """What names of files end in, which nobody looks for on the Hub."""
 
 
@@ -48,7 +51,7 @@ def check_source(source: Any, what: str = "source") -> None:
     Raises:
         DhaError: if it is not.
     """
-    if not isinstance(source, str | Path) or source == "digits":
+    if not isinstance(source, str | Path) or source == "digits" or re.fullmatch(HUB + HUB_NAME, str(source)):
         return
     path = expanded(source, what)
     if not str(source):
@@ -56,6 +59,8 @@ def check_source(source: Any, what: str = "source") -> None:
     mode = _mode(path, source, what)
     if mode is None:
         similar = _similar(path)
+        if similar and _named_like_on_the_hub(source):
+            similar += f" (of the Hugging Face Hub: {HUB}{source})"
         if similar or not _named_like_on_the_hub(source):
             raise DhaError(f"{what}={str(source)!r:.300}: there is no such file or folder{similar}")
         return
@@ -189,7 +194,9 @@ def _is_folder(path: Path) -> bool:
 
 
 def _similar(path: Path) -> str:
-    """Return a hint to the file whose name is nearest, if one is near."""
+    """Return a hint to the file whose name is nearest, if one is near, in the nearest folder that is there."""
+    while path.parent != path and not _is_folder(path.parent):
+        path = path.parent
     try:
         names: Iterable[str] = sorted(os.listdir(path.parent))[:10_000]
     except OSError:

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dha.data import load_source
+from dha.data import Columns, load_source
 from dha.errors import DhaError
 
 NAMES = ["zebra", "yak", "ant"]
@@ -249,3 +250,76 @@ def test_directories_that_cannot_be_loaded(tmp_path: Path):
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(DhaError, match=r"cannot be loaded as a Hugging Face data set .*save_to_disk"):
         load_source(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["http://localhost:9/train.parquet", "/elsewhere/train.parquet", "pipe.parquet"])
+def test_what_a_readme_in_a_data_folder_names_is_not_read(tmp_path: Path, where: str):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    make([2, 0, 1]).to_parquet(folder / "train.parquet")
+    os.mkfifo(folder / "pipe.parquet")
+    config = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {where}\n"
+    (folder / "README.md").write_text(f"---\n{config}---\n")
+    assert levels(load_source(folder).train.images) == [0, 1, 2]
+
+
+def test_parts_of_data_files_follow_from_their_names(tmp_path: Path):
+    for name, first in (("data/train-00000-of-00002", 0), ("data/train-00001-of-00002", 10), ("data/dev", 20)):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        make([2, 0], first).to_parquet(tmp_path / f"{name}.parquet")
+    source = load_source(tmp_path)
+    assert source.validation is not None
+    assert (levels(source.train.images), levels(source.validation.images)) == ([0, 1, 10, 11], [20, 21])
+    make([1]).to_parquet(tmp_path / "more.parquet")
+    with pytest.raises(DhaError, match=r"more\.parquet is named after no part, unlike .*; name it train"):
+        load_source(tmp_path)
+    shard(tmp_path / "a.tar", [(10, 0)])
+    with pytest.raises(DhaError, match=r"holds \.parquet and \.tar files; pass a folder of one kind"):
+        load_source(tmp_path)
+
+
+def test_a_pipe_named_as_an_image_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.png")
+    cells = [{"bytes": jpeg(10), "path": None}, {"bytes": None, "path": str(tmp_path / "pipe.png")}]
+    datasets.Dataset.from_dict({"image": cells, "label": [0, 1]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DhaError, match=r"pipe\.png cannot be read as an image .*no regular file"):
+        load_source(tmp_path / "a.parquet")
+
+
+def test_a_saved_data_set_that_names_files_elsewhere_is_refused(tmp_path: Path):
+    make([2, 0, 1]).save_to_disk(tmp_path / "one")
+    state = json.loads((tmp_path / "one" / "state.json").read_text())
+    state["_data_files"][0]["filename"] = "../two.arrow"
+    (tmp_path / "one" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(DhaError, match=r"state\.json names a file elsewhere, '\.\./two\.arrow'"):
+        load_source(tmp_path / "one")
+
+
+def test_columns_of_a_data_set_can_be_named():
+    dataset = make([2, 0, 1]).rename_columns({"image": "one", "label": "kind"})
+    dataset = dataset.add_column("label", [5, 6, 5])
+    assert load_source(dataset, columns=Columns("one", "label")).classes == (5, 6)
+    with pytest.raises(DhaError, match=r"no label column .*; rename it to 'label' .* or name it by --label-column"):
+        load_source(dataset, columns=Columns(label="what"))
+
+
+def test_data_files_are_read_where_the_home_directory_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    make([2, 0, 1]).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file" / "cache")
+    assert len(load_source(tmp_path / "a.parquet").train) == 3
+
+
+def test_the_hub_is_asked_once_where_it_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
+    for read_at_import in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(read_at_import, "HF_HUB_OFFLINE", False)
+
+    def unreachable(self: object, name: str, timeout: float):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    with pytest.raises(DhaError, match=r"'photoz' is no file or folder here, and .* failed .*Offline"):
+        load_source("photoz")
+    assert not datasets.config.HF_HUB_OFFLINE

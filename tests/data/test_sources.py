@@ -15,7 +15,7 @@ X = np.arange(3, dtype=np.uint8)[:, None, None].repeat(8, 1).repeat(12, 2)
 
 @pytest.fixture(autouse=True)
 def _no_hub(monkeypatch: pytest.MonkeyPatch):
-    def refuse(name: str):
+    def refuse(name: str, columns: object):
         raise AssertionError(f"the hub was asked for {name}")
 
     monkeypatch.setattr("dha.data.sources.open_hub", refuse)
@@ -58,8 +58,47 @@ def test_the_builtin_name_wins_over_a_folder(tmp_path: Path, monkeypatch: pytest
 )
 def test_missing_paths_do_not_reach_the_hub(source: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DhaError, match="no such file or folder; pass a path"):
+    with pytest.raises(DhaError, match=r"there is no such file or folder|names no|name a folder"):
         load_source(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "meant"),
+    [("photo", "photos"), ("Photos/Train", "photos"), ("photos/trian", "photos/train"), ("lables.csv", "labels.csv")],
+)
+def test_a_slip_in_a_path_is_told_with_the_nearest_name(
+    source: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "train").mkdir(parents=True)
+    (tmp_path / "labels.csv").write_text("")
+    with pytest.raises(DhaError, match=rf"no such file or folder: did you mean '{meant}'\?"):
+        load_source(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x" * 300, r"cannot be read \(File name too long\)"),
+        ("~nosuchuser/x", r"'~nosuchuser/x': there is no such user"),
+        ("a\0b", r"is no name that a file can have"),
+        ("/dev/null", r"'/dev/null' is neither a folder nor a file"),
+        ("\udcff/x", r"no such file or folder"),
+    ],
+)
+def test_paths_that_cannot_be_opened(source: str, message: str):
+    with pytest.raises(DhaError, match=message) as caught:
+        load_source(source)
+    assert str(caught.value).isprintable()
+
+
+def test_a_name_of_the_hub_that_is_like_a_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist2").mkdir()
+    with pytest.raises(DhaError, match=r"did you mean 'mnist2'\? \(of the Hugging Face Hub: hf://datasets/mnist\)"):
+        load_source("mnist")
+    with pytest.raises(AssertionError, match="asked for mnist"):
+        load_source("hf://datasets/mnist")
 
 
 @pytest.mark.parametrize("name", ["mnist", "owner/set", "uoft-cs/cifar10"])
@@ -70,9 +109,9 @@ def test_other_names_reach_the_hub(name: str, tmp_path: Path, monkeypatch: pytes
 
 
 def test_other_files_are_refused(tmp_path: Path):
-    (tmp_path / "a.csv").write_text("x")
-    with pytest.raises(DhaError, match=r"a\.csv is a file, but not an \.npz archive"):
-        load_source(tmp_path / "a.csv")
+    (tmp_path / "a.doc").write_text("x")
+    with pytest.raises(DhaError, match=r"a\.doc is a file, but not an \.npz archive"):
+        load_source(tmp_path / "a.doc")
 
 
 @pytest.mark.parametrize(

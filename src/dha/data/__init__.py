@@ -12,12 +12,14 @@ from dha.data.preprocessing import Preprocessing, measure
 from dha.data.resizing import convert_channels, resize_arrays
 from dha.data.sources import Source, load_source
 from dha.data.splits import Splits, split
+from dha.data.table_files import Columns
 from dha.data.unlabelled import ImageChunk, image_chunks, load_images, stream_images
 
 __all__ = [
     "Batches",
     "Cache",
     "Classes",
+    "Columns",
     "ImageChunk",
     "ImageFormat",
     "LabelledImages",

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,12 +41,12 @@ class Cache:
     Args:
         where: "memory", "disk", or "auto": on disk what would take more than `MEMORY_SHARE` of the memory.
         folder: of the run, made when it is needed; None for temporary files, where the system has them (`TMPDIR`).
-        source: path that the images come from; None if they do not come from one.
+        source: file or folder that the images come from, or the files of all; None if they come from none.
     """
 
     where: Where = "auto"
     folder: Path | None = None
-    source: Path | None = None
+    source: Path | Sequence[str] | None = None
 
     def keep(
         self, shape: tuple[int, int, int, int], name: str, fill: Callable[[Tensor], Tensor]
@@ -170,20 +170,21 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _identity(source: Path, own: Path | None) -> str:
+def _identity(source: Path | Sequence[str], own: Path | None) -> str:
     digest = hashlib.sha256()
 
     def note(path: str) -> None:
         known = os.stat(path)
         digest.update(f"{path}\0{known.st_size}\0{known.st_mtime_ns}\0".encode(errors="surrogateescape"))
 
-    if source.is_file():
-        note(str(source.resolve()))
-    else:
+    if isinstance(source, Path):
         digest.update(str(source.resolve()).encode(errors="surrogateescape"))
-        for path in sorted(files(source, {}, skip=own)):
-            if os.path.exists(path):
-                note(path)
+        paths = [str(source)] if source.is_file() else sorted(files(source, {}, skip=own))
+    else:
+        paths = source
+    for path in paths:
+        if os.path.exists(path):
+            note(path)
     return digest.hexdigest()
 
 

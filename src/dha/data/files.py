@@ -6,6 +6,8 @@ from pathlib import Path
 
 from dha.data.decoding import read_header
 from dha.errors import DhaError
+from dha.files import begins_with
+from dha.ownership import HEADER, SETTINGS
 
 SUFFIXES = frozenset(
     {".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".mpo"}
@@ -15,9 +17,6 @@ SUFFIXES = frozenset(
 """Names of files that say they are images. Those that Pillow cannot read are reported as images that are damaged."""
 
 _SYSTEM = frozenset({"__macosx", "@eadir", "$recycle.bin", "lost+found", "system volume information"})
-
-RUN_HEADER = "# dha fit"
-"""What `config.yaml` in the folder of a run begins with."""
 
 LeftOut = dict[str, str]
 """Path -> why it is left out."""
@@ -93,7 +92,7 @@ def listed(folder: str | Path, left_out: LeftOut) -> Iterator[os.DirEntry[str]]:
                     yield entry
     except OSError as error:
         raise DhaError(
-            f"folder {shown(folder)} cannot be listed ({error.strerror}); make it readable or move it away"
+            f"folder {folder} cannot be listed ({error.strerror}); make it readable or move it away"
         ) from error
 
 
@@ -131,11 +130,9 @@ def is_run(folder: Path, own: Path | None = None, depth: int = 2) -> bool:
     """
     if own is not None and os.path.realpath(folder) == os.path.realpath(own):
         return True
-    config = folder / "config.yaml"
     try:
-        if config.is_file():
-            with config.open("rb") as file:
-                return file.read(len(RUN_HEADER)) == RUN_HEADER.encode()
+        if begins_with(folder / SETTINGS, HEADER):
+            return True
         if folder.is_symlink() or not depth:
             return False
         found = False
@@ -146,12 +143,6 @@ def is_run(folder: Path, own: Path | None = None, depth: int = 2) -> bool:
         return found
     except (OSError, DhaError):
         return False
-
-
-def shown(path: object) -> str:
-    """Return a path as it can be printed in one line."""
-    text = str(path)
-    return text if text.isprintable() else ascii(text)
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dha.data.files import LeftOut, has_image_suffix, image_files, is_run, kind_of, listed, shown
+from dha.data.files import LeftOut, has_image_suffix, image_files, is_run, kind_of, listed
 from dha.data.labels import Labels
 from dha.data.layouts import split_folders
 from dha.data.parts import ItemPart, Parts, spread
@@ -38,7 +38,7 @@ def open_folder(folder: Path, own: Path | None = None) -> Parts:
     opened: dict[str, ItemPart] = {
         role: _part(path, subfolders(path, left_out), left_out) for role, path in parts.items()
     }
-    said = ", ".join(f"{role} {shown(path.name)}/" for role, path in parts.items())
+    said = ", ".join(f"{role} {path.name}/" for role, path in parts.items())
     layout = f"folders of class folders: {said}"
     return Parts(
         str(folder), opened["train"], opened.get("validation"), opened.get("test"), layout=layout, left_out=left_out
@@ -98,16 +98,16 @@ class ClassFolders:
 def _part(folder: Path, classes: Sequence[Path], left_out: LeftOut) -> ItemPart:
     if not classes:
         raise DhaError(
-            f"{shown(folder)} holds no class folders; put the images of each class into a folder named after it, or "
+            f"{folder} holds no class folders; put the images of each class into a folder named after it, or "
             "pass a table of paths and labels"
         )
     counts: list[int] = []
     for class_folder in classes:
         if class_folder.is_symlink() and folder.resolve().is_relative_to(class_folder.resolve()):
-            raise DhaError(f"class folder {shown(class_folder)} is a link to a folder that it lies in; remove the link")
+            raise DhaError(f"class folder {class_folder} is a link to a folder that it lies in; remove the link")
         counts.append(sum(1 for _ in image_files(class_folder, left_out)))
         if not counts[-1]:
-            raise DhaError(f"class folder {shown(class_folder)} holds no images; add some or remove it")
+            raise DhaError(f"class folder {class_folder} holds no images; add some or remove it")
     numbers = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     labels = Labels(np.array([path.name for path in classes]), numbers)
     return ItemPart(ClassFolders(classes, counts, left_out), labels, str(folder))

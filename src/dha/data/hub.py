@@ -1,11 +1,18 @@
 """Hugging Face data sets: by name on the Hub, in local files, or given from Python.
 
-Parquet files, WebDataset archives and images with metadata are streamed, once for their labels and once for their
-images: nothing is copied to the cache of `datasets`, and a few rows at a time are in memory.
+Parquet files and WebDataset archives are streamed, once for their labels and once for their images: nothing is copied
+to the cache of `datasets`, and a few rows at a time are in memory. Of a local folder only data files are read: what a
+README.md in it names is neither read nor fetched.
 """
 
+import errno
 import io
+import json
+import os
+import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,53 +20,104 @@ from typing import Any
 import numpy as np
 
 from dha.data.array_pixels import images_array
+from dha.data.files import files
 from dha.data.labels import Labels, check_labels
+from dha.data.layouts import role_of
 from dha.data.parts import ArrayPart, ItemPart, Part, Parts, Sliced, spread
+from dha.data.table_files import Columns
 from dha.errors import DhaError
 
+_COLUMNS = Columns()
 _IMAGE_NAMES = ("image", "img", "picture")
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "cls")
 _SPLITS = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _SAVED = ("dataset_dict.json", "state.json")
-_MARKS = (*_SAVED, "dataset_info.json", "*.parquet", "*/*.parquet", "*.tar", "train*/*.tar", "*.arrow")
-_FILES = {".parquet": "parquet", ".tar": "webdataset"}
+_KINDS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}
 _CHUNK = 1024
-_METADATA = ("metadata.csv", "metadata.jsonl", "*/metadata.csv", "*/metadata.jsonl")
-
-
-def is_dataset_directory(folder: Path) -> bool:
-    """Tell whether a folder is laid out as a Hugging Face data set rather than as plain class folders."""
-    return any(next(folder.glob(pattern), None) for pattern in (*_MARKS, *_METADATA))
+_LARGEST_STATE = 2**20
 
 
 def is_dataset_file(file: Path) -> bool:
     """Tell whether a file is a data set by its name: .parquet, or .tar for WebDataset."""
-    return file.suffix.lower() in _FILES
+    return file.suffix.lower() in (".parquet", ".tar")
 
 
-def open_dataset_path(path: Path) -> Parts:
-    """Open a directory written by `save_to_disk`; or a file or a directory of Parquet or WebDataset, or a directory of
-    images and metadata.
+def is_saved(folder: Path) -> bool:
+    """Tell whether a directory was written by `save_to_disk`."""
+    return any((folder / mark).exists() for mark in _SAVED)
+
+
+def dataset_files(folder: Path) -> list[Path]:
+    """Return the files of Parquet, Arrow and WebDataset in a folder: Parquet up to two folders deep, archives also in
+    folders of parts, where others may hold copies of images.
+    """
+    patterns = "*.parquet", "*/*.parquet", "*/*/*.parquet", "*.arrow", "*.tar", "*/*.tar"
+    found = [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
+    return sorted(path for path in found if path.suffix != ".tar" or path.parent == folder or role_of(path.parent.name))
+
+
+def open_dataset_path(path: Path, columns: Columns = _COLUMNS) -> Parts:
+    """Open a directory written by `save_to_disk`; or a file or a directory of Parquet or WebDataset.
 
     Raises:
         DhaError: if `datasets` cannot load it, or it has no images or labels.
     """
     import datasets
 
-    for archive in [path] if path.is_file() else sorted(path.glob("*.tar")) + sorted(path.glob("*/*.tar")):
-        if archive.suffix == ".tar" and not _has_end(archive):
-            raise DhaError(f"{archive} is cut off, it has no end mark of a tar archive; copy or write it again")
     try:
-        if path.is_file():
-            kind = _FILES[path.suffix.lower()]
-            dataset = datasets.load_dataset(kind, data_files=str(path), streaming=True)
-        elif any((path / mark).is_file() for mark in _SAVED):
+        if path.is_dir() and is_saved(path):
+            _check_saved(path)
             dataset = datasets.load_from_disk(str(path))
         else:
-            dataset = datasets.load_dataset(str(path), streaming=True)
+            kind, parts = _data_files(path)
+            # Their cache would lie in the home directory, which may not be writable; nothing is kept in it.
+            with tempfile.TemporaryDirectory(prefix="dha-") as cache:
+                dataset = datasets.load_dataset(kind, data_files=parts, streaming=True, cache_dir=cache)
+    except DhaError:
+        raise
     except Exception as error:  # `datasets` raises errors of many libraries
         raise _unreadable(path, error) from error
-    return open_dataset(dataset, str(path))
+    return open_dataset(dataset, str(path), columns)
+
+
+def _data_files(path: Path) -> tuple[str, dict[str, list[str]]]:
+    """Return the kind of the files, and the files of each part."""
+    found = [path] if path.is_file() else dataset_files(path)
+    kinds = {file.suffix.lower() for file in found}
+    if len(kinds) != 1:
+        raise DhaError(f"{path} holds {' and '.join(sorted(kinds))} files; pass a folder of one kind")
+    kind = _KINDS[kinds.pop()]
+    parts: dict[str, list[str]] = {}
+    for file in found:
+        if kind == "webdataset" and not _has_end(file):
+            raise DhaError(f"{file} is cut off, it has no end mark of a tar archive; copy or write it again")
+        names = [] if path.is_file() else file.relative_to(path).with_suffix("").parts
+        roles = {role_of(word) for name in names for word in re.split(r"[\W_\d]+", name)} - {None}
+        if len(roles) > 1:
+            raise DhaError(f"{file} is named after two parts, {' and '.join(sorted(map(str, roles)))}; rename it")
+        parts.setdefault(str(*roles) if roles else "rest", []).append(str(file))
+    if "rest" in parts and len(parts) > 1:
+        raise DhaError(
+            f"{parts['rest'][0]} is named after no part, unlike {next(iter(parts.values()))[0]}; name it "
+            "train, validation or test, or move it away"
+        )
+    return kind, parts
+
+
+def _check_saved(folder: Path) -> None:
+    """Refuse what `save_to_disk` does not write: special files, which may never end, and files elsewhere."""
+    left_out: dict[str, str] = {}
+    for file in files(folder, left_out):
+        if os.path.basename(file) == "state.json":
+            if os.path.getsize(file) > _LARGEST_STATE:
+                raise DhaError(f"{file} has {os.path.getsize(file)} bytes; save the data set again")
+            state = json.loads(Path(file).read_text(encoding="utf-8"))
+            for entry in state.get("_data_files", []):
+                if entry["filename"] != os.path.basename(entry["filename"]):
+                    raise DhaError(f"{file} names a file elsewhere, {entry['filename']!r:.80}; save it again")
+    special = [path for path, reason in left_out.items() if reason == "special file"]
+    if special:
+        raise DhaError(f"{special[0]} is no regular file; remove it")
 
 
 def _has_end(archive: Path) -> bool:
@@ -70,13 +128,20 @@ def _has_end(archive: Path) -> bool:
 
 
 def _unreadable(place: Path | str, error: Exception) -> DhaError:
+    if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
+        name = getattr(error, "filename", None) or place
+        return DhaError(
+            f"{place} cannot be loaded: {name} cannot be read or written ({getattr(error, 'strerror', error)}); "
+            "make it readable, or set HF_HOME to a folder that can be written to"
+        )
+    said = " ".join(str(error).split())
     return DhaError(
-        f"{place} cannot be loaded as a Hugging Face data set ({type(error).__name__}: {error}); "
+        f"{place} cannot be loaded as a Hugging Face data set ({type(error).__name__}: {said:.300}); "
         "write it again with save_to_disk, to_parquet or webdataset"
     )
 
 
-def open_hub(name: str) -> Parts:
+def open_hub(name: str, columns: Columns = _COLUMNS) -> Parts:
     """Open a data set by its name on the Hugging Face Hub, downloading it if it is not in the cache.
 
     Raises:
@@ -84,18 +149,51 @@ def open_hub(name: str) -> Parts:
     """
     import datasets
 
+    missing = f"{name!r} is no file or folder here, and "
     try:
-        dataset = datasets.load_dataset(name)
+        with _quickly(name):
+            dataset = datasets.load_dataset(name)
     except Exception as error:
+        if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
+            raise DhaError(
+                f"{missing}the cache for data sets of the Hugging Face Hub cannot be written to ({error}); set HF_HOME "
+                "to a folder that can be written to"
+            ) from error
+        said = " ".join(str(error).split())
         raise DhaError(
-            f"{name!r} is no file or folder here, and loading it from the Hugging Face Hub failed "
-            f"({type(error).__name__}: {error}); check the path, or the name and the network; if the data set has "
+            f"{missing}loading it from the Hugging Face Hub failed "
+            f"({type(error).__name__}: {said:.300}); check the path, or the name and the network; if the data set has "
             "several configurations, pass datasets.load_dataset(name, configuration) from Python"
         ) from error
-    return open_dataset(dataset, name)
+    return open_dataset(dataset, name, columns)
 
 
-def open_dataset(dataset: Any, name: str = "dataset") -> Parts:
+@contextmanager
+def _quickly(name: str) -> Iterator[None]:
+    """Use the cache alone where the Hub does not answer one request: `datasets` would ask for half a minute."""
+    import datasets.config
+    import huggingface_hub
+    import huggingface_hub.constants
+
+    modules: tuple[Any, ...] = datasets.config, huggingface_hub.constants
+    before = [module.HF_HUB_OFFLINE for module in modules]
+    if not any(before):
+        try:
+            huggingface_hub.HfApi().dataset_info(name, timeout=10)
+        except Exception as error:  # of whatever library is used for requests
+            offline = getattr(error, "response", None) is None
+        else:
+            offline = False
+        for module in modules:
+            module.HF_HUB_OFFLINE = offline
+    try:
+        yield
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value
+
+
+def open_dataset(dataset: Any, name: str = "dataset", columns: Columns = _COLUMNS) -> Parts:
     """Open a `datasets.Dataset` or `IterableDataset`, or a dictionary of them by split.
 
     A validation or test split in which nothing is labelled (all labels -1) counts as absent.
@@ -116,11 +214,11 @@ def open_dataset(dataset: Any, name: str = "dataset") -> Parts:
     rest: dict[str, Part | None] = {}
     for part, names in _SPLITS.items():
         split = next((dataset[key] for key in names if key in dataset), None)
-        rest[part] = None if split is None else _part(split, f"{name} {part}")
-    train, declared = _part(dataset["train"], f"{name} train"), _class_names(dataset["train"], name)
+        rest[part] = None if split is None else _part(split, f"{name} {part}", columns)
+    train, declared = _part(dataset["train"], f"{name} train", columns), _class_names(dataset["train"], name, columns)
     if train is None:
         raise DhaError(f"{name} train has no labels (all are -1); pass a labelled data set")
-    return Parts(name, train, declared=declared, **rest)
+    return Parts(name, train, rest["validation"], rest["test"], declared)
 
 
 @dataclass(frozen=True)
@@ -173,16 +271,16 @@ def _encoded(cells: Sequence[Any]) -> list[Any]:
     return [io.BytesIO(c["bytes"]) if c and c["bytes"] else Path(c["path"]) if c else None for c in cells]
 
 
-def _part(dataset: Any, place: str) -> Part | None:
+def _part(dataset: Any, place: str, columns: Columns) -> Part | None:
     import datasets
 
     if dataset.features is None:
         raise DhaError(f"{place} does not say which columns it has; pass features= when you make it")
     dataset = dataset.with_format(None)
-    labels = _labels(dataset, place)
+    labels = _labels(dataset, place, columns)
     if labels is None:
         return None
-    column = _image_column(dataset.features, place)
+    column = _image_column(dataset.features, place, columns)
     if _is_encoded(dataset.features[column]):
         encoded = dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
         if isinstance(dataset, datasets.IterableDataset):
@@ -196,10 +294,10 @@ def _part(dataset: Any, place: str) -> Part | None:
     return ArrayPart({name: images_array(np.concatenate(arrays), name)}, labels, place)
 
 
-def _labels(dataset: Any, place: str) -> Labels | None:
+def _labels(dataset: Any, place: str, columns: Columns) -> Labels | None:
     import datasets
 
-    column = _label_column(dataset.features, place)
+    column = _label_column(dataset.features, place, columns)
     feature = dataset.features[column]
     labels = Labels.of(_checked(_column(dataset, column, place, _CHUNK), f"{place}: {column}"))
     if not len(labels):
@@ -230,8 +328,8 @@ def _checked(chunks: Iterable[Any], place: str) -> Iterator[np.ndarray]:
         first += len(chunk)
 
 
-def _class_names(dataset: Any, name: str) -> tuple[str, ...] | None:
-    names = getattr(dataset.features[_label_column(dataset.features, name)], "names", None)
+def _class_names(dataset: Any, name: str, columns: Columns) -> tuple[str, ...] | None:
+    names = getattr(dataset.features[_label_column(dataset.features, name, columns)], "names", None)
     return None if names is None else tuple(names)
 
 
@@ -242,23 +340,31 @@ def _is_encoded(feature: Any) -> bool:
     return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
 
 
-def _image_column(features: Any, place: str) -> str:
-    return _choose(features, _is_encoded, _IMAGE_NAMES, f"{place} has no image column")
+def _image_column(features: Any, place: str, columns: Columns) -> str:
+    return _choose(features, _is_encoded, columns.path, _IMAGE_NAMES, f"{place} has no image column", "path")
 
 
-def _label_column(features: Any, place: str) -> str:
+def _label_column(features: Any, place: str, columns: Columns) -> str:
     import datasets
 
-    return _choose(features, lambda f: isinstance(f, datasets.ClassLabel), _LABEL_NAMES, f"{place} has no label column")
+    def is_class(feature: Any) -> bool:
+        return isinstance(feature, datasets.ClassLabel)
+
+    return _choose(features, is_class, columns.label, _LABEL_NAMES, f"{place} has no label column", "label")
 
 
-def _choose(features: Any, wanted: Callable[[Any], bool], names: tuple[str, ...], problem: str) -> str:
+def _choose(
+    features: Any, wanted: Callable[[Any], bool], given: str | None, names: tuple[str, ...], problem: str, option: str
+) -> str:
     typed = [column for column in features if wanted(features[column])]
-    if len(typed) == 1:
+    if given is not None and given in features:
+        return given
+    if given is None and len(typed) == 1:
         return typed[0]
-    for column in names:
+    for column in names if given is None else ():
         if column in (typed or features):
             return column
     raise DhaError(
-        f"{problem} that can be told from its columns {sorted(features)}; rename it to {names[0]!r} (rename_column)"
+        f"{problem} that can be told from its columns {sorted(features)}; rename it to {names[0]!r} (rename_column), "
+        f"or name it by --{option}-column ({option}_column in Python)"
     )

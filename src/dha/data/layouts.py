@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from dha.data.files import image_files, is_image, kind_of, listed, shown
+from dha.data.files import image_files, is_image, kind_of, listed
 from dha.errors import DhaError
 
 _NAMES: dict[str, str] = {
@@ -53,19 +53,19 @@ def split_folders(folder: Path, inner: Sequence[Path]) -> dict[str, Path] | None
         assert role is not None
         if role in parts:
             raise DhaError(
-                f"{shown(folder)} holds {_names([parts[role], path])}; keep one of them, or put both into one folder: "
+                f"{folder} holds {_names([parts[role], path])}; keep one of them, or put both into one folder: "
                 f"each may be the {role} part"
             )
         parts[role] = path
     if others:
         raise DhaError(
-            f"{shown(folder)} holds {_names(named)}, which may be parts of a data set, beside {_names(others)}: are "
+            f"{folder} holds {_names(named)}, which may be parts of a data set, beside {_names(others)}: are "
             "these classes or parts? Keep class folders inside folders train, val and test, or rename "
             f"{_names(named)} if they are classes"
         )
     if "train" not in parts:
         raise DhaError(
-            f"{shown(folder)} holds {', '.join(sorted(path.name.lower() for path in named))} but no train; add it, or "
+            f"{folder} holds {', '.join(sorted(path.name.lower() for path in named))} but no train; add it, or "
             "pass the inner folder"
         )
     return parts
@@ -78,7 +78,7 @@ def holds_images(folder: Path) -> bool:
 
 def _refuse_parts_of_unknown_kind(folder: Path, inner: Sequence[Path]) -> None:
     if len(inner) == 1 and not holds_images(inner[0]) and sum(map(_is_folder, listed(inner[0], {}))) > 1:
-        raise DhaError(f"{shown(folder)} holds only the folder {shown(inner[0].name)}; pass {shown(inner[0])}")
+        raise DhaError(f"{folder} holds only the folder {inner[0].name}; pass {inner[0]}")
     if len(inner) < 2:
         return
     names = [_plain(path.name) for path in inner]
@@ -89,7 +89,7 @@ def _refuse_parts_of_unknown_kind(folder: Path, inner: Sequence[Path]) -> None:
     else:
         return
     raise DhaError(
-        f"{shown(folder)} holds {_names(inner)}, which look like {what} and not like classes: rename them to train, "
+        f"{folder} holds {_names(inner)}, which look like {what} and not like classes: rename them to train, "
         "val and test, or pass a folder whose folders are classes"
     )
 
@@ -103,5 +103,5 @@ def _plain(name: str) -> str:
 
 
 def _names(paths: Sequence[Path]) -> str:
-    names = [shown(path.name) for path in paths[:5]] + (["..."] if len(paths) > 5 else [])
+    names = [path.name for path in paths[:5]] + (["..."] if len(paths) > 5 else [])
     return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,6 +1,5 @@
 """Labelled images from any kind of source, checked before any long work."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,20 +15,24 @@ from dha.data.arrays import open_arrays
 from dha.data.cache import Cache, Where
 from dha.data.digits import open_digits
 from dha.data.folders import open_folder
-from dha.data.hub import is_dataset_directory, is_dataset_file, open_dataset, open_dataset_path, open_hub
+from dha.data.hub import dataset_files, is_dataset_file, is_saved, open_dataset, open_dataset_path, open_hub
 from dha.data.image_format import ImageFormat, read_alike
 from dha.data.images import LabelledImages
 from dha.data.labels import Classes, encode, find_classes
-from dha.data.parts import OnBadImage, Part, Parts
+from dha.data.parts import ItemPart, OnBadImage, Part, Parts, Sliced
 from dha.data.preprocessing import SMALLEST_SIZE
+from dha.data.table_files import SUFFIXES, Columns, is_table, read_frame, read_table
+from dha.data.tables import open_paths, open_table, open_table_folder
 from dha.errors import DhaError
+from dha.paths import HUB, check_source, expanded
 
 LARGEST_DEFAULT_SIZE = 64
 
 _KINDS = (
-    "a path (folder of class folders, .npz file, folder of train*.npz, .parquet or .tar file or a folder of them, "
-    'saved data set), "digits", a name on the Hugging Face Hub, an array or tensor with labels, a list of Pillow '
-    "images with labels, a datasets.Dataset or DatasetDict"
+    "a path (folder of class folders, .csv, .tsv, .jsonl or .parquet table of paths and labels, .npz file, folder of "
+    'train*.npz, .parquet or .tar file or a folder of them, saved data set), "digits", a name on the Hugging Face Hub, '
+    "an array or tensor with labels, a list of Pillow images or of paths with labels, a pandas DataFrame, a "
+    "datasets.Dataset or DatasetDict"
 )
 
 
@@ -63,13 +66,15 @@ def load_source(
     on_bad_image: OnBadImage = "error",
     cache: Where = "auto",
     folder: Path | None = None,
+    columns: Columns = Columns(),  # noqa: B008
 ) -> Source:
     """Read labelled images into memory, or into a file where they would take too much of it.
 
     Args:
-        source: a path, "digits", a name on the Hugging Face Hub, images as array, tensor or list of Pillow images, or
-            a `datasets.Dataset` or `DatasetDict`. "digits" is the built-in data set; a folder of that name is ./digits.
-        labels: (N,), whole numbers or strings; for arrays and lists only.
+        source: a path, "digits", a name on the Hugging Face Hub, images as array, tensor, list of Pillow images or list
+            of paths, a pandas DataFrame of paths and labels, or a `datasets.Dataset` or `DatasetDict`. "digits" is the
+            built-in data set; a folder of that name is ./digits.
+        labels: (N,), whole numbers, strings or booleans; for arrays and lists only.
         image_size: side of the images in pixels, at least 4; None for the median size of the training images, which
             is their shorter side where `resize` is "crop", else their longer side, at most 64.
         channels: 1 (grey) or 3 (RGB); None for 1 if the training images are grey, else 3.
@@ -80,7 +85,9 @@ def load_source(
         classes: number labels by this order, as a saved model does; None for the classes of the training images.
         on_bad_image: "error", or "skip" to leave out images that cannot be read.
         cache: where decoded images are kept, as `Cache` has it; arrays stay in memory.
-        folder: of the run, where a file of decoded images is kept; None for a temporary file.
+        folder: of the run, where a file of decoded images is kept, and which is no part of the data; None for a
+            temporary file.
+        columns: of paths, labels and parts in a table; images and labels in a `datasets.Dataset`.
 
     Returns:
         The parts that the source has; without a train part of its own, all images are the train part.
@@ -95,7 +102,7 @@ def load_source(
         raise DhaError(f"channels is {channels}; pass 1 (grey) or 3 (RGB)")
     if on_bad_image not in ("error", "skip"):
         raise DhaError(f"on_bad_image is {on_bad_image!r}; pass 'error' or 'skip'")
-    parts = _open(source, labels, folder)
+    parts = _open(source, labels, folder, columns, on_bad_image)
     known = find_classes(parts.train.labels, parts.declared) if classes is None else cast(Classes, tuple(classes))
     if len(known) < 2:
         raise DhaError(f"{parts.train.place} has {len(known)} class {known}; at least 2 are needed to tell apart")
@@ -111,7 +118,7 @@ def load_source(
     image_format = ImageFormat(image_size, channels, resize, background, integer_white, float_white)
     loaded: dict[str, LabelledImages] = {}
     skipped = 0
-    kept_in = Cache(cache, folder, _path(source))
+    kept_in = Cache(cache, folder, _listed_files(parts) or _path(source))
     readers = {name: partial(part.read, on_bad_image=on_bad_image, cache=kept_in) for name, part in _present(parts)}
     read, image_format = read_alike(readers, image_format)
     for name, part in _present(parts):
@@ -126,7 +133,10 @@ def load_source(
     )
 
 
-def _open(source: Any, labels: Any, own: Path | None) -> Parts:
+def _open(source: Any, labels: Any, own: Path | None, columns: Columns, on_bad_image: OnBadImage) -> Parts:
+    paths = _paths(source)
+    if paths:
+        return open_paths(paths, labels, on_bad_image)
     if isinstance(source, np.ndarray | torch.Tensor | list | tuple):
         return open_arrays(source, labels)
     if labels is not None and not isinstance(source, str | Path):
@@ -134,35 +144,61 @@ def _open(source: Any, labels: Any, own: Path | None) -> Parts:
     if labels is not None:
         raise DhaError(f"labels were given along with a {type(source).__name__}; give them only with arrays or lists")
     if isinstance(source, str | Path):
-        return _open_named(source, own)
+        return _open_named(source, own, columns, on_bad_image)
     if type(source).__module__.split(".")[0] == "datasets":
-        return open_dataset(source)
+        return open_dataset(source, columns=columns)
+    if type(source).__name__ == "DataFrame" and hasattr(source, "columns"):
+        return open_table(read_frame(source, columns), on_bad_image)
     raise DhaError(f"the source is a {type(source).__name__}; pass {_KINDS}")
 
 
-def _open_named(source: str | Path, own: Path | None) -> Parts:
+def _paths(source: Any) -> list[str | Path] | None:
+    """Return the paths in a list, array or pandas Series that holds nothing else."""
+    if type(source).__name__ == "Series" or (isinstance(source, np.ndarray) and source.dtype.kind in "UO"):
+        source = source.tolist()
+    if isinstance(source, list | tuple) and all(isinstance(item, str | Path) for item in source):
+        return list(source)
+    return None
+
+
+def _open_named(source: str | Path, own: Path | None, columns: Columns, on_bad_image: OnBadImage) -> Parts:
     if source == "digits":
         return open_digits()
-    path = Path(source).expanduser()
-    if str(source) and path.is_dir():
+    check_source(source)
+    path = expanded(source, "source")
+    if path.is_dir():
         if next(path.glob("train*.npz"), None):
             return open_archives(path)
-        return open_dataset_path(path) if is_dataset_directory(path) else open_folder(path, own)
+        if is_saved(path) or any(not is_table(file, columns) for file in dataset_files(path)):
+            return open_dataset_path(path, columns)
+        return open_table_folder(path, columns, on_bad_image, own) or open_folder(path, own)
     if path.is_file():
-        if is_dataset_file(path):
-            return open_dataset_path(path)
-        if path.suffix.lower() != ".npz":
-            raise DhaError(f"{path} is a file, but not an .npz archive, .parquet or .tar; pass {_KINDS}")
-        return open_archive(path)
-    # The Hub has names "set" and "owner/set"; anything else was meant as a path.
-    if isinstance(source, str) and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) and path.suffix.lower() != ".npz":
-        return open_hub(source)
-    raise DhaError(f"{str(source)!r}: no such file or folder; pass {_KINDS}")
+        if path.suffix.lower() == ".npz":
+            return open_archive(path)
+        if is_dataset_file(path) and not is_table(path, columns):
+            return open_dataset_path(path, columns)
+        if path.suffix.lower() in SUFFIXES:
+            return open_table(read_table(path, columns), on_bad_image)
+        raise DhaError(
+            f"{path} is a file, but not an .npz archive, .parquet, .tar or a table (.csv, .tsv, .jsonl); pass {_KINDS}"
+        )
+    return open_hub(str(source).removeprefix(HUB), columns)
+
+
+def _listed_files(parts: Parts) -> list[str]:
+    """Return the paths of all images where these are given one by one."""
+    found: list[str] = []
+    for _, part in _present(parts):
+        if isinstance(part, ItemPart) and isinstance(part.items, Sliced) and isinstance(part.items.items, list):
+            found += [item for item in part.items.items if isinstance(item, str)]
+    return found
 
 
 def _path(source: Any) -> Path | None:
-    path = Path(source).expanduser() if isinstance(source, str | Path) else None
-    return path if path is not None and source != "digits" and path.exists() else None
+    if not isinstance(source, str | Path) or source == "digits":
+        return None
+    path = expanded(source, "source")
+    return path if path.exists() else None
 
 
 def _present(parts: Parts) -> list[tuple[str, Part]]:
