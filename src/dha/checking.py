@@ -5,7 +5,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dha.config import PARTS, Config, config_dict, learned_parts, parse_budget
-from dha.errors import DhaError
+from dha.errors import DhaError, did_you_mean
 
 
 def check(config: Config) -> None:
@@ -38,7 +38,9 @@ def check(config: Config) -> None:
 def _check_value(name: str, value: Any, hint: Any, limits: tuple[float, float] | None) -> None:
     if get_origin(hint) is Literal:
         if not isinstance(value, str) or value not in get_args(hint):
-            raise DhaError(f"{name}={value!r}: choose from {', '.join(get_args(hint))}")
+            choices = get_args(hint)
+            near = did_you_mean(value, choices) if isinstance(value, str) else ""
+            raise DhaError(f"{name}={value!r:.80}: choose from {', '.join(choices)}{near}")
     elif limits is None or (value is None and NoneType in get_args(hint)):
         if not _fits(value, hint):
             raise DhaError(f"{name}={value!r:.80}: expected {_described(hint)}")

@@ -90,7 +90,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
 
         Args:
             folder: of the model.
-            device: where the network will be.
+            device: where the network will be, as torch names it; "auto" for the best of this machine.
             network: the network that was brought to ``fit``, once more: the folder holds its weights only.
 
         Raises:

@@ -18,7 +18,7 @@ from dha.config import Config
 from dha.errors import DhaError, Interrupted, did_you_mean, one_line, printable
 from dha.options import COMMANDS, in_options, parse, parser_of
 from dha.ownership import check_out
-from dha.paths import check_files, check_model, check_network, check_place, check_source, numbered_folder
+from dha.paths import check_device, check_files, check_model, check_network, check_place, check_source, numbered_folder
 from dha.signals import EndBySignal, Ended
 from dha.terminal import (
     OutputClosed,
@@ -121,8 +121,10 @@ def _without_command(words: list[str]) -> int:
     elif words and words[0] in ("--help", "-h", "help"):
         put(HELP)
     else:
-        given = f"there is no command {words[0]!r:.80}{did_you_mean(words[0], COMMANDS)}" if words else "no command"
-        raise DhaError(f"{given}; {', '.join(COMMANDS)} are there, `dha --help` tells more")
+        known = f"give {', '.join(COMMANDS)}, or --help"
+        if not words:
+            raise DhaError(f"a command is missing: {known}")
+        raise DhaError(f"there is no command {words[0]!r:.80}{did_you_mean(words[0], COMMANDS) or ': ' + known}")
     return 0
 
 
@@ -218,20 +220,33 @@ def _fit(values: dict[str, Any], started: float, own: bool) -> int:
 
 def _predict(values: dict[str, Any], started: float, own: bool) -> int:
     _check_model(values)
-    from dha.data import load_images
+    from dha.data import stream_images
     from dha.model import TrainedModel
 
-    model = TrainedModel.load(values["model"], network=values["network"])
-    images = load_images(values["images"], model.preprocessing.image_format)
-    for path, row in zip(values["images"], model.probabilities(images).tolist(), strict=True):
-        best = max(range(len(row)), key=row.__getitem__)
-        if values["json"]:
-            probabilities = {str(c): round(p, 6) for c, p in zip(model.classes, row, strict=True)}
-            found = {"image": path, "class": model.classes[best], "probability": round(row[best], 6)}
-            put(json.dumps({**found, "probabilities": probabilities}, allow_nan=False))
-        else:
-            put(f"{printable(path)}\t{printable(str(model.classes[best]))}\t{100 * row[best]:.1f} %")
-    return 0
+    model = TrainedModel.load(values["model"], values["device"] or "cpu", values["network"])
+    left_out = 0
+    # All that can be predicted is, and is printed before an error ends the command.
+    for chunk in stream_images(values["images"], model.preprocessing.image_format, "skip"):
+        for path, row in zip(chunk.paths, model.probabilities(chunk.pixels).tolist(), strict=True):
+            put(_prediction(str(path), row, model.classes, values["json"]))
+        left_out += len(chunk.errors)
+        for _, error in chunk.errors:
+            if values["on_bad_image"] == "error":
+                raise error
+            say(f"dha predict: {error}")
+    if left_out:
+        say(f"dha predict: {left_out} of {len(values['images'])} files could not be read and are left out")
+    return 2 if left_out else 0
+
+
+def _prediction(path: str, row: list[float], classes: Sequence[Any], as_json: bool) -> str:
+    best = max(range(len(row)), key=row.__getitem__)
+    if as_json:
+        found = {"image": path, "class": classes[best], "probability": round(row[best], 6)}
+        probabilities = {str(c): round(p, 6) for c, p in zip(classes, row, strict=True)}
+        return json.dumps({**found, "probabilities": probabilities}, allow_nan=False)
+    # A line break in a name would make two rows of one.
+    return f"{printable(path)}\t{printable(str(classes[best]))}\t{100 * row[best]:.1f} %"
 
 
 def _evaluate(values: dict[str, Any], started: float, own: bool) -> int:
@@ -239,8 +254,8 @@ def _evaluate(values: dict[str, Any], started: float, own: bool) -> int:
     check_source(values["source"])
     from dha.model import TrainedModel, labelled_images
 
-    model = TrainedModel.load(values["model"], network=values["network"])
-    images = labelled_images(model, values["source"])
+    model = TrainedModel.load(values["model"], values["device"] or "cpu", values["network"])
+    images = labelled_images(model, values["source"], on_bad_image=values["on_bad_image"] or "error")
     accuracy = (model.probabilities(images).argmax(1) == images.labels).float().mean().item()
     if values["json"]:
         put(json.dumps({"accuracy": accuracy, "images": len(images)}, allow_nan=False))
@@ -251,5 +266,7 @@ def _evaluate(values: dict[str, Any], started: float, own: bool) -> int:
 
 def _check_model(values: dict[str, Any]) -> None:
     check_model(values["model"])
+    if values["device"] is not None:
+        check_device(values["device"])
     if values["network"] is not None:
         check_network(values["network"])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from dha.errors import DhaError
+from dha.errors import DhaError, did_you_mean
 
 PARTS = ("architecture", "augmentation", "hyperparameters")
 LEARNED = ("learning_rate", "weight_decay", "momentum", "label_smoothing", "drop_path")
@@ -24,7 +24,10 @@ class Section:
         """Set fields by name; a ``DhaError`` names an unknown one."""
         for name, value in values.items():
             if name not in self.get_params():
-                raise DhaError(f"{type(self).__name__} has no {name!r}: choose from {', '.join(self.get_params())}")
+                known = self.get_params()
+                raise DhaError(
+                    f"{type(self).__name__} has no {name!r}: choose from {', '.join(known)}{did_you_mean(name, known)}"
+                )
             setattr(self, name, value)
         return self
 
@@ -173,53 +176,54 @@ class Config:
     """The settings of a run.
 
     Args:
-        budget: wall-clock time for everything, "90s", "10m", "1.5h" or seconds. When neither this nor epochs is given,
-            40 ms per training image, at least half a minute and at most 20 minutes.
+        budget: time for everything: "90s", "10m", "1.5h" or seconds. When neither this nor epochs is given, 40 ms per
+            training image, at least half a minute and at most 20 minutes.
         epochs: passes over the training images instead of a budget.
-        space: the search space: "residual" (dense convolutions), "mobile" (inverted residuals), "cells" (of DARTS), or
+        space: the search space. "residual" (dense convolutions), "mobile" (inverted residuals), "cells" (of DARTS), or
             "auto".
-        network: a network to train instead of one of a space: a ``torch.nn.Module`` that maps (N, channels, height,
+        network: your own network instead of one of a space. A ``torch.nn.Module`` that maps (N, channels, height,
             width) to logits (N, classes), which is copied; or "path/to/file.py:function", a function that returns one
             and is called with those of channels, classes, image_size that it asks for. Training starts from the weights
             in it and leaves alone those without ``requires_grad``. Every ``SparseChoice`` in it is searched.
-        learn: which parts are learned beside the weights, separated by commas: architecture, augmentation,
-            hyperparameters; or none.
+        learn: parts that are learned beside the weights, or none. Separated by commas: architecture, augmentation,
+            hyperparameters.
         image_size: side in pixels that images are scaled to; when not given, their own (the median of their shorter
             sides, or of their longer sides unless resize is "crop"), at most 64.
-        resize: what becomes of images that are not square: "crop" (the default) cuts out their central square, "pad"
+        resize: what becomes of images that are not square. "crop" (the default) cuts out their central square, "pad"
             scales their longer side to image_size and adds grey borders, "squash" scales both sides to it. The model
             keeps it: predict and evaluate do the same.
-        background: what shows through transparent pixels: "white" (the default) or "black"; kept as resize is.
-        progressive_resizing: whether training begins on smaller images, of 5/8 of their side but at least 20 pixels,
-            and comes to the full size in three steps; a network that was brought trains at the full size only. When not
-            given, where a run with a budget sees 1.4 times as many images for it, which is timed; with epochs instead
-            everywhere but on a CUDA device.
-        mirrored: whether the model predicts from an image and its mirror image, which takes twice as long; when not
-            given, if validation images are predicted better so, and those of no class worse.
+        background: what shows through transparent pixels; kept as resize is.
+        progressive_resizing: whether training begins on smaller images. They have 5/8 of the side, but at least 20
+            pixels, and come to the full size in three steps; a network that was brought trains at the full size only.
+            When not given, where a run with a budget sees 1.4 times as many images for it, which is timed; with epochs
+            instead everywhere but on a CUDA device.
+        mirrored: whether to predict from an image and its mirror image. That takes twice as long; when not given, if
+            validation images are predicted better so, and those of no class worse.
         batch_size: images per step; when not given 128, or 64 with fewer than 2,000 training images.
-        every: policy and hyper-parameters learn from one validation batch every this many steps at first, and more
-            rarely as steps add up; from 10 on these steps train on images that are not augmented, if the policy follows
-            the gap.
-        validation_fraction: share of the training images held out to learn policy and hyper-parameters, where the
-            source has none.
-        settle: share of the run after which policy and hyper-parameters stay as they are, and validation images that
-            were held out of the training images are trained on, too; 1 keeps them apart to the end.
-        test_fraction: share of the images held out for the final test, where the source has no test images.
-        seed: of weights, dictionaries, order of images and draws.
+        every: steps between updates of policy and hyper-parameters. They learn from one validation batch so often at
+            first, and more rarely as steps add up; from 10 on these steps train on images that are not augmented, if
+            the policy follows the gap.
+        validation_fraction: share of the training images held out for validation. Policy and hyper-parameters are
+            learned on them; where the source has validation images, those are taken.
+        settle: share of the run after which policy and hyper-parameters stay. Validation images that were held out of
+            the training images are trained on from then on, too; 1 keeps them apart to the end.
+        test_fraction: share of the images held out for the test; where the source has test images, those are taken.
+        seed: of all that is random. Weights, dictionaries, order of images and draws.
         max_parameters: the most weights that any architecture of the run may have.
         max_flops: the most multiply-adds per image.
-        device: "auto", "cpu", "cuda" or "mps".
-        devices: processes on this machine, each with a device of its own, that share every batch.
+        device: where to compute. "auto", "cpu", "cuda" or "mps".
+        devices: processes on this machine. Each has a device of its own, and they share every batch.
         num_nodes: machines.
-        strategy: of Lightning Fabric, how processes share the work; "auto" is distributed data-parallel.
-        precision: "32", "bf16" or "auto": the faster one, timed for a few steps of the network at the start; with
-            epochs instead of a budget nothing is timed, and it follows from the hardware and the size of the images.
+        strategy: how processes share the work, of Lightning Fabric; "auto" is distributed data-parallel.
+        precision: number format to compute in. "32", "bf16" or "auto": the faster one, timed for a few steps of the
+            network at the start; with epochs instead of a budget nothing is timed, and it follows from the hardware and
+            the size of the images.
         checkpoint_every: the most seconds between two checkpoints; there are more at the ends of epochs, if cheap, and
             fewer where writing one takes more than a twentieth of that.
-        on_bad_image: "error", or "skip" files that are not images.
-        path_column, label_column, split_column: columns of a table that hold the paths of images (relative to the
-            table), their labels and their parts (train, validation, test); when not given, those of usual names.
-        cache: where decoded images are kept: in "memory", on "disk" (in a file in the folder of the run until it is
+        on_bad_image: what becomes of files that cannot be read. "error", or "skip" them.
+        path_column, label_column, split_column: column of a table that holds the paths of images (relative to the
+            table), their labels, or their parts (train, validation, test); when not given, the one of a usual name.
+        cache: where decoded images are kept. In "memory", on "disk" (in a file in the folder of the run until it is
             over), or "auto": on disk what would take more than a quarter of the memory.
         architecture, augmentation, hyperparameters: the settings of each part.
     """
@@ -290,7 +294,10 @@ def learned_parts(learn: str | Sequence[str], parts: Sequence[str] = PARTS, name
     wanted = [n for n in wanted if n and n != "none"]
     for part in wanted:
         if part not in parts:
-            raise DhaError(f"{name}={part!r}: choose from {', '.join(parts)}, separated by commas, or none")
+            choices = f"choose from {', '.join(parts)}, separated by commas, or none"
+            raise DhaError(
+                f"{name}={part!r:.80}: {choices}{did_you_mean(part, parts) if isinstance(part, str) else ''}"
+            )
     return tuple(p for p in parts if p in wanted)
 
 

@@ -64,8 +64,10 @@ class Display:
         self.bar.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
+    def __exit__(self, kind: object, *error: object) -> None:
+        # An error is one line.
+        self.bar.live.transient = kind is not None
+        (self.bar.stop if kind is None else self.bar.live.stop)()
 
     def update(self, progress: float, row: dict[str, Any]) -> None:
         """Show the share of the run that is over and the latest row of metrics; cheap enough for every step."""

@@ -54,5 +54,5 @@ class Interrupted(Exception):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ": did you mean ...?" with the known name that is nearest to one, or nothing if none is near."""
-    near = difflib.get_close_matches(name[:255], list(known), 1, cutoff=0.7)
+    near = difflib.get_close_matches(name[:255], list(known), 1, cutoff=0.6)
     return f": did you mean {near[0]}?" if near else ""

@@ -23,7 +23,7 @@ GROUPS = {
 """The groups that settings are shown in."""
 
 NETWORK = "the network of the run, where it was your own, as for fit: path/to/file.py:function"
-BAD = 'what becomes of files that are not images: "skip" names them and goes on, "error" ends the command'
+DEVICE = "auto, cpu (the default), cuda, cuda:1, ... or mps"
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ COMMANDS = {
             "or a Hugging Face data set"
         },
         [
-            ("--out", "FOLDER", "folder of the run, new or empty; runs/NAME-N when not given"),
-            ("--resume", None, "go on with the run in --out from its last checkpoint, by its settings"),
-            ("--config", "FILE", "settings from a YAML file, such as config.yaml of an earlier run; options win"),
+            ("--out", "FOLDER", "folder of the run; a new runs/NAME-N when not given"),
+            ("--resume", None, "go on with the run in --out, by its settings"),
+            ("--config", "FILE", "YAML file of settings, as config.yaml of a run; options win"),
         ],
         settings=True,
     ),
@@ -63,8 +63,13 @@ COMMANDS = {
         {"model": "folder `model` of a run", "images...": "image files"},
         [
             ("--network", "FILE:FUNCTION", NETWORK),
-            ("--device", "DEVICE", "auto (the default), cpu, cuda, cuda:1, ... or mps"),
-            ("--on-bad-image", "error|skip", BAD),
+            ("--device", "DEVICE", DEVICE),
+            (
+                "--on-bad-image",
+                "error|skip",
+                "skip (the default) names files that cannot be read on standard error and goes on, the exit code is 2; "
+                "error ends with the first",
+            ),
             ("--json", None, "one JSON object per image, with all probabilities"),
         ],
     ),
@@ -73,8 +78,8 @@ COMMANDS = {
         {"model": "folder `model` of a run", "source": "as for fit"},
         [
             ("--network", "FILE:FUNCTION", NETWORK),
-            ("--device", "DEVICE", "auto (the default), cpu, cuda, cuda:1, ... or mps"),
-            ("--on-bad-image", "error|skip", BAD),
+            ("--device", "DEVICE", DEVICE),
+            ("--on-bad-image", "error|skip", "error (the default), or skip what cannot be read"),
             ("--json", None, "print a JSON object"),
         ],
     ),
@@ -83,7 +88,10 @@ COMMANDS = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise DhaError(re.sub(r"^argument (\S+):", r"\1:", message))
+        said = re.sub(r"^argument (\S+?)(/\S+)?: ", r"\1: ", message)
+        raise DhaError(
+            said.replace("expected one argument", "a value is missing").replace("ignored explicit", "takes no")
+        )
 
 
 def parse(name: str, arguments: Sequence[str]) -> dict[str, Any]:
@@ -108,7 +116,12 @@ def parse(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     unknown = [argument for argument in unknown if argument.startswith("-")]
     if unknown:
         option = unknown[0].partition("=")[0]
-        raise DhaError(f"there is no option {option:.80}{_nearest(option, parser)}; `dha {name} --help` lists them")
+        hint = _nearest(option, parser) or f": `dha {name} --help` lists all"
+        raise DhaError(f"there is no option {option:.80}{hint}")
+    for option, placeholder, _ in command.options:
+        value, choices = values[option[2:].replace("-", "_")], (placeholder or "").split("|")
+        if len(choices) > 1 and value is not None and value not in choices:
+            raise DhaError(f"{option}={value!r:.80}: choose from {', '.join(choices)}{did_you_mean(value, choices)}")
     result = _arguments(command, [*values.pop("arguments"), *after], name)
     if command.settings:
         config = Config() if values["config"] is None else read_settings(values["config"])
@@ -180,12 +193,12 @@ def parser_of(name: str, expert: bool) -> argparse.ArgumentParser:
             output.add_argument(option, action="store_true", help=text)
         else:
             output.add_argument(option, metavar=placeholder, help=text)
-    output.add_argument("--debug", action="store_true", help="show where in the code an error arose")
+    output.add_argument("--debug", action="store_true", help="show the traceback of an error")
     output.add_argument("-h", "--help", action="store_const", const="main", help="show this")
     if not command.settings:
         return parser
     output.add_argument("--help-expert", dest="help", action="store_const", const="expert", help="show all settings")
-    texts = _texts()
+    texts = _texts(whole=expert)
     for setting, hint, default in settings():
         part, _, field = setting.rpartition(".")
         if part and not expert:
@@ -193,7 +206,9 @@ def parser_of(name: str, expert: bool) -> argparse.ArgumentParser:
         title = part or next((title for title, names in GROUPS.items() if field in names), "data")
         if title not in groups:
             groups[title] = parser.add_argument_group(part)
-        text = texts[setting] + ("" if default in (None, "auto") else f" (default {_shown(default)})")
+        text = texts[setting] + (
+            "" if default in (None, "auto") or field == "learn" else f" (default {_shown(default)})"
+        )
         groups[title].add_argument(
             "--" + setting.replace("_", "-"),
             dest=setting,
@@ -206,7 +221,9 @@ def parser_of(name: str, expert: bool) -> argparse.ArgumentParser:
 
 def in_options(message: str) -> str:
     """Return an error about settings with their names as options have them: --image-size=3 for image_size=3."""
-    names = "|".join(re.escape(name) for name in (*(setting for setting, _, _ in settings()), "out"))
+    names = "|".join(
+        re.escape(name) for name in (*(setting for setting, _, _ in settings()), "out", "config", "resume")
+    )
     return re.sub(rf"(?:^|(?<= and ))({names})(?==|:)", lambda m: "--" + m[0].replace("_", "-"), message)
 
 
@@ -220,15 +237,16 @@ def _about(command: Command) -> str:
     return "\n".join([command.about, "", *arguments])
 
 
-def _texts() -> dict[str, str]:
-    """Return the first sentence of what the docstrings say of each setting."""
+def _texts(whole: bool) -> dict[str, str]:
+    """Return what the docstrings say of each setting, or the first sentence of it."""
     texts = {}
     for prefix, section in (("", Config), *((f"{part}.", type(getattr(Config(), part))) for part in PARTS)):
-        described = re.split(r"\n {8}(?=[\w, ]+: )", "\n" + (section.__doc__ or "").partition("Args:")[2])[1:]
+        described = re.split(r"\n {8}(?=\w[\w, ]*: )", "\n" + (section.__doc__ or "").partition("Args:")[2])[1:]
         for entry in described:
             names, _, text = " ".join(entry.split()).partition(": ")
             for name in names.split(", "):
-                texts[prefix + name] = re.split(r"(?<=[^.])[.;] |\.$", text.replace("`", ""))[0]
+                text = text.replace("`", "").removesuffix(".")
+                texts[prefix + name] = text if whole else re.split(r"[.;] ", text)[0]
     return texts
 
 

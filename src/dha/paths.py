@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -119,6 +120,16 @@ def check_model(folder: str | Path) -> None:
         raise DhaError(f"model={str(folder)!r} is not a folder: give the folder `model` of a run")
 
 
+def check_device(name: str) -> None:
+    """Check that a device is named as torch does it; whether it is there is left to ``dha.engine.present_device``.
+
+    Raises:
+        DhaError: if not.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", name):
+        raise DhaError(f"device={name!r:.80}: choose from auto, cpu, cuda, cuda:1, ... and mps")
+
+
 def check_files(config: Config) -> None:
     """Check that the files which the settings name are there.
 
@@ -132,17 +143,30 @@ def check_files(config: Config) -> None:
 
 
 def check_place(out: str | Path) -> None:
-    """Check that a folder can be made or written to, as far as can be seen without doing so.
+    """Check that a folder for a run can be made, and files in it, by making them; they are removed again.
 
     Raises:
-        DhaError: if it cannot.
+        DhaError: if they cannot.
     """
     path = expanded(out, "out")
-    _mode(path, out, "out")
-    there = next((place for place in (path, *path.absolute().parents) if os.path.lexists(place)), None)
-    if there is not None and not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        reason = "Permission denied" if there.is_dir() else f"{str(there)!r} is not a folder"
-        raise DhaError(f"out={str(out)!r} cannot be written to ({reason}): choose another folder")
+    made: list[Path] = []
+    try:
+        for place in (*reversed(path.parents), path):
+            with suppress(FileExistsError):
+                place.mkdir()
+                made.append(place)
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DhaError(
+            f"out={str(out)!r} cannot be written to ({reason}): choose another folder, or make room"
+        ) from error
+    finally:
+        for place in reversed(made):
+            with suppress(OSError):
+                place.rmdir()
 
 
 def numbered_folder(source: str) -> str:
@@ -183,7 +207,7 @@ def _named_like_on_the_hub(source: str | Path) -> bool:
     if not isinstance(source, str) or not re.fullmatch(HUB_NAME, source) or re.search(DATA_FILE, source, re.I):
         return False
     owner, slash, _ = source.rpartition("/")
-    return not (slash and _is_folder(Path(owner)))
+    return not (slash and os.path.lexists(owner))
 
 
 def _is_folder(path: Path) -> bool:

@@ -73,8 +73,8 @@ def make_fabric(
                 remedy = 'leave it out, or choose "ddp" or another strategy of Lightning Fabric'
                 raise DhaError(f"strategy={strategy!r} cannot be used here ({said}): {remedy}") from error
             raise DhaError(
-                f"devices={devices}, num_nodes={num_nodes}: the processes cannot be started ({said}): correct or unset "
-                "the variables of a launcher (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, SLURM_*)"
+                f"devices={devices} and num_nodes={num_nodes}: the processes cannot be started ({said}): correct or "
+                "unset the variables of a launcher (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, SLURM_*)"
             ) from error
     return fabric
 

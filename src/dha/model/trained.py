@@ -23,7 +23,8 @@ from dha.architecture import (
     plain_network,
 )
 from dha.augmentation import AugmentationPolicy
-from dha.data import LabelledImages, Preprocessing, load_source
+from dha.data import LabelledImages, OnBadImage, Preprocessing, load_source
+from dha.engine import present_device
 from dha.errors import DhaError, one_line, shortened
 from dha.files import replaced_folder
 from dha.model.mirroring import logits_of
@@ -134,12 +135,13 @@ class TrainedModel:
 
         Args:
             folder: of the model.
-            device: where the network will be.
+            device: where the network will be, as torch names it; "auto" for the best of this machine.
             network: the network that was brought to the run, once more: as in ``Config``; its weights are replaced.
 
         Raises:
             DhaError: if the folder is not a dha model, its files do not fit each other, or ``network`` does not.
         """
+        device = str(present_device(str(device)))
         folder = Path(folder)
         file = folder / "model.json"
         if not file.is_file():
@@ -207,7 +209,9 @@ def _built(
     return given_network(network, *shape, genotype.blocks, device), genotype
 
 
-def labelled_images(model: TrainedModel, source: Any, labels: Any = None) -> LabelledImages:
+def labelled_images(
+    model: TrainedModel, source: Any, labels: Any = None, on_bad_image: OnBadImage = "error"
+) -> LabelledImages:
     """Read labelled images as the model wants them: those of the test part, or all where a source has none.
 
     Returns:
@@ -216,5 +220,6 @@ def labelled_images(model: TrainedModel, source: Any, labels: Any = None) -> Lab
     Raises:
         DhaError: for a bad source, or a class that the model does not know.
     """
-    loaded = load_source(source, labels, classes=model.classes, **asdict(model.preprocessing.image_format))
+    image_format = asdict(model.preprocessing.image_format)
+    loaded = load_source(source, labels, classes=model.classes, on_bad_image=on_bad_image, **image_format)
     return loaded.test or loaded.train
