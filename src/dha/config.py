@@ -221,8 +221,10 @@ class Config:
         checkpoint_every: the most seconds between two checkpoints; there are more at the ends of epochs, if cheap, and
             fewer where writing one takes more than a twentieth of that.
         on_bad_image: what becomes of files that cannot be read. "error", or "skip" them.
-        path_column, label_column, split_column: column of a table that holds the paths of images (relative to the
-            table), their labels, or their parts (train, validation, test); when not given, the one of a usual name.
+        path_column: column of a table with the paths of images. They are relative to the table; when this is not given,
+            as with the next two, the column of a usual name is taken.
+        label_column: column of a table with the labels.
+        split_column: column of a table with the parts: train, validation, test.
         cache: where decoded images are kept. In "memory", on "disk" (in a file in the folder of the run until it is
             over), or "auto": on disk what would take more than a quarter of the memory.
         architecture, augmentation, hyperparameters: the settings of each part.
