@@ -127,6 +127,21 @@ def test_mobile_and_cells_have_their_usual_size_unless_it_is_too_slow_or_too_lar
     assert chosen(1000, max_parameters=100_000)[1].width == 8
 
 
+def test_a_usual_size_that_is_far_too_slow_is_timed_once(monkeypatch):
+    timed = []
+
+    def seconds_of_size(size, config, classes, preprocessing, fabric, precisions, start, most):
+        timed.append((size.width, start))
+        return paces({"32": 1.0 if size.width == 16 else 1e-9})
+
+    monkeypatch.setattr(automatic, "seconds_of_size", seconds_of_size)
+    preprocessing = Preprocessing(8, 1, (0.5,), (0.2,))
+    config = Config(space="cells", budget="100s", progressive_resizing=False)
+    chosen = choose_size(config, 1000, 10, preprocessing, make_fabric("cpu", "32", 8), ["32"])
+    assert timed[:2] == [(16, "heavy"), (8, "light")], "not the light one of the usual size"
+    assert chosen.size.width < 16
+
+
 def test_a_heavy_start_that_breaks_a_limit_is_not_taken(choose):
     assert choose(1e-9, space="mobile", budget="5m")[2] == "heavy"
     size = ArchitectureConfig(width=32, depth=4)

@@ -135,6 +135,12 @@ def choose_size(
     def paces_of(size: Size, precisions: Sequence[str], start: str, most: float = math.inf) -> dict[str, Pace]:
         return seconds_of_size(size, config, classes, preprocessing, fabric, precisions, start, most)
 
+    def most_seconds(passes: float) -> float:
+        return affordable(config, images, passes, spent)
+
+    def flops(size: Size, start: str) -> int:
+        return start_costs(config, size, classes, preprocessing, start)[1]
+
     trials: list[tuple[str, float]] = []
     if space in HEAVY:
         # The largest size comes first: a smaller one is taken only if that one is known to be too slow.
@@ -142,18 +148,24 @@ def choose_size(
             trials.append(("heavy", HEAVY_PASSES))
         if len(sizes) > 1:
             trials.append((start, SEARCHED_PASSES))
-    paces: dict[str, Pace] = {}
+    paces, per_flop = dict[str, Pace](), 0.0
     for trial, passes in trials:
+        if per_flop and per_flop * flops(size, trial) > most_seconds(passes):
+            continue
         paces = paces_of(size, precisions, trial, share)
-        if paces[fastest(paces)].seconds <= affordable(config, images, passes, spent):
+        seconds = paces[fastest(paces)].seconds
+        if seconds <= most_seconds(passes):
             start = trial
             break
+        # Networks that do less take about as long per multiply-add, or longer; half of it is taken to be the least.
+        per_flop = seconds / flops(size, trial) / 2
     else:
         if len(sizes) > 1:
             smaller, passes = (sizes[:-1], SEARCHED_PASSES) if space in HEAVY else (sizes, PASSES)
-            most = affordable(config, images, passes, spent)
-            flops = [start_costs(config, size, classes, preprocessing, start)[1] for size in smaller]
-            size, paces = climb(smaller, partial(paces_of, start=start), precisions, most, share, flops)
+            costs, most = [flops(size, start) for size in smaller], most_seconds(passes)
+            possible = max(1, sum(per_flop * cost <= most for cost in costs))
+            rungs = smaller[:possible], partial(paces_of, start=start), precisions, most, share, costs[:possible]
+            size, paces = climb(*rungs)
     if not paces:
         return chosen
     precision = fastest(paces)
