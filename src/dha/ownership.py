@@ -37,7 +37,7 @@ def check_out(out: str | Path, resume: bool = False) -> bool:
         DhaError: if it is a file, or holds anything but a run that is to go on.
     """
     folder = Path(out)
-    if not str(out).strip():
+    if not str(out).strip() or "\0" in str(out):
         raise DhaError(f"out={str(out)!r} names no folder: name one that is new or empty")
     try:
         if folder.exists() and not folder.is_dir():

@@ -11,9 +11,10 @@ import yaml
 from dha.checking import check
 from dha.config import Config, config_dict
 from dha.data import Cache
-from dha.errors import DhaError, printable
+from dha.errors import DhaError, one_line, printable
 from dha.files import lock, read_bytes, remove_temporary, write_text
 from dha.ownership import CHECKPOINTS, HEADER, MODEL_FILES, SETTINGS, check_out, unwritable
+from dha.settings_file import parsed
 from dha.state import resumed_config
 from dha.terminal import first_process
 
@@ -40,11 +41,11 @@ def opened(out: str | Path | None, source: Any, config: Config, resume: bool = F
             raise DhaError("resume=True and out=None: name the folder of the run to go on with")
         yield None
         return
-    folder = Path(out)
     if not first_process():
-        yield folder
+        yield Path(out)
         return
     check_out(out, resume)
+    folder = Path(out).absolute()  # Code of a user may change the working directory.
     made, handle, begun = [], None, True
     try:
         try:
@@ -58,8 +59,8 @@ def opened(out: str | Path | None, source: Any, config: Config, resume: bool = F
             elif not os.access(folder, os.W_OK):
                 raise PermissionError(0, "Permission denied")
         except OSError as error:
-            raise unwritable(folder, error) from error
-        yield folder
+            raise unwritable(Path(out), error) from error
+        yield Path(out)
     except BaseException:
         if not begun and not any((folder / name).exists() for name in (*CHECKPOINTS, "metrics.csv", "model")):
             (folder / SETTINGS).unlink(missing_ok=True)
@@ -108,17 +109,13 @@ def settings_of(folder: Path, saved: dict[str, Any] | None, given: Config) -> Co
 
 def _read(file: Path) -> Any:
     try:
-        text = read_bytes(file, _LARGEST).decode("utf-8")
-        # An alias of an alias of an alias is a small file that becomes a large tree, and dha writes none.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("it has aliases")
-        return yaml.safe_load(text)
+        return parsed(read_bytes(file, _LARGEST).decode("utf-8"))
     except DhaError:
         raise
     except OSError as error:
         raise DhaError(f"{str(file)!r} cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise DhaError(
             f"{str(file)!r} is damaged ({reason}) and there is no checkpoint: begin again in another folder"
         ) from error

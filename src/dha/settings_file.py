@@ -33,7 +33,7 @@ def read_settings(file: str | Path, what: str = "config") -> Config:
     if len(content) > LARGEST:
         raise DhaError(f"{place} has more than {LARGEST} bytes: expected a YAML file with settings")
     try:
-        values = yaml.load(content.decode("utf-8-sig"), _Loader)
+        values = parsed(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DhaError(f"{place} is not written in UTF-8: save it as UTF-8") from error
     except yaml.YAMLError as error:
@@ -44,6 +44,16 @@ def read_settings(file: str | Path, what: str = "config") -> Config:
     config = Config()
     apply(config, values, place)
     return config
+
+
+def parsed(text: str) -> Any:
+    """Return the values in plain YAML.
+
+    Raises:
+        yaml.YAMLError: if it is none, or has aliases, or a key twice.
+        ValueError, RecursionError: for numbers of thousands of digits, and brackets in brackets.
+    """
+    return yaml.load(text, _Loader)
 
 
 def apply(config: Config, values: Any, place: str) -> None:
