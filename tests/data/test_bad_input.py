@@ -1,5 +1,8 @@
+import resource
 import shutil
+import struct
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from tests.data import corpus
 
 from dha import DhaError
 from dha.data import ImageFormat, LabelledImages, Source, load_images, load_source, read_image, split
+from dha.data.decoding import read_header
 from dha.errors import DataWarning
 
 FORMAT = ImageFormat(8, 1)
@@ -60,13 +64,130 @@ def test_every_broken_file_is_named_in_one_line_with_a_remedy_or_skipped(tmp_pat
     assert (len(source.train), source.skipped) == (6, len(broken))
 
 
-def test_bombs_are_refused_from_their_header(tmp_path: Path):
-    corpus.bomb(tmp_path / "a.png")
-    with pytest.raises(DhaError, match=r"a\.png is refused .*10000000000 pixels.*scale it down"):
-        read_image(tmp_path / "a.png", ImageFormat(8, 3))
+# `dha.data.opening` turns this warning off, pytest turns it on again.
+as_outside_of_tests = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@as_outside_of_tests
+@pytest.mark.parametrize(
+    ("width", "height", "message"),
+    [
+        (100_000, 100_000, r"a\.png is refused .*10000000000 pixels.*scale it down"),
+        (13_300, 13_300, r"a\.png is refused: it claims 13300 x 13300 pixels, more than 160000000 .*scale it down"),
+        (1, 150_000_000, r"a\.png is refused: it claims 1 x 150000000 pixels, .* 131072 in a row.*scale it down"),
+        (200_000, 1, r"a\.png is refused: it claims 200000 x 1 pixels"),
+    ],
+)
+def test_bombs_are_refused_from_their_header(tmp_path: Path, width: int, height: int, message: str):
+    corpus.bomb(tmp_path / "a.png", width, height)
+    for read in (partial(read_image, image_format=ImageFormat(8, 3)), read_header):
+        with pytest.raises(DhaError, match=message):
+            read(tmp_path / "a.png")
+
+
+@as_outside_of_tests
+def test_a_small_file_that_claims_many_pixels_is_refused(tmp_path: Path):
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 12_000, 13_000, 0) + bytes([8, 1, 0x80, 0])
+    (tmp_path / "a.gif").write_bytes(b"GIF89a" + struct.pack("<HHBBB", 12_000, 13_000, 0xF0, 0, 0) + bytes(6) + frame)
+    with pytest.raises(DhaError, match=r"a\.gif cannot be read .*truncated"):
+        read_image(tmp_path / "a.gif", ImageFormat(8, 3))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "I;16"])
+@pytest.mark.parametrize("resize", ["pad", "crop", "squash"])
+def test_a_very_large_image_is_scaled_as_others_are(mode: str, resize: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("dha.data.conversion._BAND", 20_000)
+    ramp = Image.linear_gradient("L").resize((1000, 701))
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(ramp).astype(np.uint16) * 257)
+    else:
+        turned = ramp.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = ramp.convert("P") if mode == "P" else Image.merge(mode, (ramp, turned, ramp, ramp)[: len(mode)])
+    whole = read_image(image, ImageFormat(16, 3, resize)).pixels.int()
+    monkeypatch.setattr("dha.data.decoding._LARGE", 1000)
+    large = read_image(image, ImageFormat(16, 3, resize)).pixels.int()
+    assert (large - whole).abs().max() <= 1
+    assert large.float().std() > 15
+
+
+def test_a_large_image_is_decoded_without_a_second_copy(tmp_path: Path):
+    Image.new("RGBA", (6000, 6000), (100, 200, 50, 100)).save(tmp_path / "a.png", compress_level=1)
+    # The most that this process has ever taken, in kilobytes: what came before may hide a copy, and adds none.
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    read_image(tmp_path / "a.png", ImageFormat(16, 3))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+def test_files_of_other_formats_are_read_whatever_their_name_says(tmp_path: Path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    lossless = ("PNG", "BMP", "DIB", "GIF", "TIFF", "PPM", "ICO", "PCX", "SGI", "QOI", "DDS")
+    for kind in (*lossless, "JPEG", "WEBP", "AVIF", "JPEG2000", "MPO"):
+        options = {"append_images": [image], "save_all": True} if kind == "MPO" else {"sizes": [(12, 12)]}
+        image.save(tmp_path / "a.jpg", kind, **options)
+        read, facts = read_image(tmp_path / "a.jpg", ImageFormat(12, 3))
+        assert not facts.animated
+        assert read_header(tmp_path / "a.jpg")[1:] == (12, 12)
+        if kind in lossless and kind != "GIF":
+            assert np.array_equal(read.permute(1, 2, 0).numpy(), np.asarray(image)), kind
+        else:
+            assert np.abs(read.permute(1, 2, 0).numpy() - np.asarray(image).astype(int)).mean() < 60, kind
+    image.save(tmp_path / "a.tga")
+    assert np.array_equal(
+        read_image(tmp_path / "a.tga", ImageFormat(12, 3)).pixels.permute(1, 2, 0).numpy(), np.asarray(image)
+    )
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_several_frames_the_first_is_read_and_that_is_told(tmp_path: Path, kind: str):
+    frames = [Image.new("L", (8, 8), level) for level in (250, 10, 100)]
+    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
+    frames[0].save(tmp_path / "a", kind, save_all=True, append_images=frames[1:], **options)
+    read, facts = read_image(tmp_path / "a", ImageFormat(8, 1))
+    assert facts.animated
+    assert read.unique().tolist() == [250]
+
+
+def test_formats_that_cannot_be_read_say_what_to_do(tmp_path: Path):
+    for name, content, message in (
+        ("a.heic", b"\0\0\0\x18ftypheic" + bytes(50), "an HEIC photograph.*convert it to JPEG or PNG"),
+        ("a.jpg", b"\0\0\0\x18ftypmif1" + bytes(50), "an HEIC photograph.*convert it to JPEG or PNG"),
+        ("a.NEF", b"II*\0", "raw data of a camera: convert it to JPEG, PNG or TIFF"),
+        ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "UnidentifiedImageError"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DhaError, match=rf"{name} .*{message}"):
+            read_image(tmp_path / name, ImageFormat(8, 3))
+
+
+def test_images_that_are_cut_off_are_errors_and_never_partly_grey(tmp_path: Path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    kinds = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "PCX", "SGI", "QOI", "DDS")
+    for kind in kinds:
+        noise.save(tmp_path / "a", kind)
+        content = (tmp_path / "a").read_bytes()
+        for share in (0.5, 0.95):
+            (tmp_path / "a").write_bytes(content[: int(share * len(content))])
+            with pytest.raises(DhaError, match=r"cannot be read|cut off"):
+                read_image(tmp_path / "a", ImageFormat(8, 3))
+
+
+def test_a_jpeg_that_is_filled_up_with_zeros_is_refused_and_one_with_a_trailer_is_read(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x010E] = "with an end marker \xff\xd9 of a thumbnail"
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    noise.save(tmp_path / "a.jpg", exif=exif.tobytes() + b"\xff\xd9")
+    content = (tmp_path / "a.jpg").read_bytes()
+    half = len(content) // 2
+    (tmp_path / "b.jpg").write_bytes(content[:half] + bytes(len(content) - half))
+    for read in (partial(read_image, image_format=ImageFormat(8, 3)), read_header):
+        with pytest.raises(DhaError, match=r"b\.jpg is refused: it is cut off"):
+            read(tmp_path / "b.jpg")
+    (tmp_path / "c.jpg").write_bytes(content + bytes(100))
+    read, whole = (read_image(tmp_path / name, ImageFormat(8, 3)).pixels for name in ("c.jpg", "a.jpg"))
+    assert torch.equal(read, whole)
+
+
+@as_outside_of_tests
 def test_a_photograph_of_12000_pixels_is_read(tmp_path: Path):
     corpus.flat_png(tmp_path / "a.png", 12_000, 12_000)
     assert read_image(tmp_path / "a.png", ImageFormat(16, 1)).pixels.unique().tolist() == [0]

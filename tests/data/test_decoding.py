@@ -269,7 +269,7 @@ def test_deep_images_are_scaled_by_the_bits_that_their_values_take(dtype: Any, l
     deeper = dict.fromkeys(known, 65535)
     assert decode(Image.fromarray(pixels), 1, 2, **deeper)[0, 0].tolist() == [0, round(largest / 65535 * 255)]
     if largest > 255:
-        with pytest.raises(DhaError, match=r"the image has pixel values above 255, .*scale them to 0\.\.255"):
+        with pytest.raises(DhaError, match=r"the image is refused: it has pixel values above 255, .*to 0\.\.255"):
             decode(Image.fromarray(pixels), 1, 2, **dict.fromkeys(known, 255))
 
 
@@ -307,5 +307,5 @@ def test_truncated_images_are_refused(tmp_path: Path):
         path = tmp_path / f"a.{suffix}"
         Image.fromarray(noise).save(path)
         path.write_bytes(path.read_bytes()[:2000])
-        with pytest.raises(DhaError, match=f"{path.name} cannot be read"):
+        with pytest.raises(DhaError, match=f"{path.name} (cannot be read|is refused: it is cut off)"):
             decode(path, 3, 32)

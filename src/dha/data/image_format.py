@@ -38,7 +38,7 @@ class ImageFormat:
     integer_white: int | None = None
     float_white: int | None = None
 
-    def content(self, width: int, height: int) -> tuple[int, int]:
+    def content(self, width: float, height: float) -> tuple[int, int]:
         """Return the width and height, at most S, that an image of this width and height is scaled to (its central
         square, where that is cut out); borders fill the rest.
         """

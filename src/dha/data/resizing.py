@@ -53,15 +53,24 @@ def resize_arrays(images: Tensor, image_format: ImageFormat) -> Tensor:
     return resized
 
 
-def resize_image(image: Image.Image, image_format: ImageFormat) -> Image.Image:
-    """Scale an image of mode L or RGB, antialiased, to a square as `image_format` says."""
+def resize_image(image: Image.Image, image_format: ImageFormat, size: tuple[float, float] | None = None) -> Image.Image:
+    """Scale an image of mode L or RGB, antialiased, to a square as `image_format` says.
+
+    Args:
+        image: to scale.
+        image_format: of which image_size and resize count.
+        size: width and height that count, of what is already cut out, from the upper left; None for all of an image
+            that is not cut yet.
+    """
     side = image_format.image_size
-    box = square_box(*image.size, image_format)
-    if box != (0, 0, *image.size):
-        # Cut out before resizing, not with resize's `box`: that blends in pixels from outside.
-        image = image.crop(box)
-    content = image_format.content(*image.size)
-    image = image.resize(content, Image.Resampling.BILINEAR)
+    if size is None:
+        box = square_box(*image.size, image_format)
+        if box != (0, 0, *image.size):
+            # Cut out before resizing, not with resize's `box`: that blends in pixels from outside.
+            image = image.crop(box)
+        size = image.size
+    content = image_format.content(*size)
+    image = image.resize(content, Image.Resampling.BILINEAR, (0, 0, size[0], size[1]))
     if content == (side, side):
         return image
     padded = Image.new(image.mode, (side, side), (PADDING,) * len(image.getbands()))

@@ -1,0 +1,116 @@
+"""Opening image files that anybody may have made: by content, of formats that run nothing, none of enormous size."""
+
+import os
+import stat
+import struct
+import warnings
+from pathlib import Path
+from typing import IO
+
+from PIL import Image, UnidentifiedImageError
+
+from dha.errors import DhaError
+
+FORMATS = (
+    *("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000"),
+    *("ICO", "ICNS", "PCX", "SGI", "QOI", "PSD", "SUN", "DDS"),
+)
+"""What files may hold, whatever their name says: what Pillow decodes itself and knows by its first bytes. It hands
+others to programs (EPS to Ghostscript) or to the system (WMF)."""
+
+MAX_PIXELS = 160_000_000
+"""Images of more are refused before they are decoded: the largest sensors have 151 million."""
+
+MAX_SIDE = 2**17
+
+_TGA = frozenset({".tga", ".icb", ".vda", ".vst"})
+
+_RAW = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw"})
+
+# Pillow warns from a lower number of pixels on, and refuses from a higher one on.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def open_image(image: str | Path | IO[bytes]) -> Image.Image:
+    """Open an image file and read its header, not its pixels.
+
+    Raises:
+        DhaError: if it is too large, cut off, or of a kind that cannot be read; without its name.
+        Exception: any other, as a broken file makes Pillow raise nearly anything.
+    """
+    formats = FORMATS
+    if isinstance(image, str | Path):
+        # Opening a pipe would wait for ever, and a device may have no end.
+        if not stat.S_ISREG(os.stat(image).st_mode):
+            raise DhaError("it is no regular file: pass an image file")
+        suffix = os.path.splitext(image)[1].lower()
+        if suffix in _RAW:
+            raise DhaError("it holds the raw data of a camera: convert it to JPEG, PNG or TIFF")
+        # The format has no first bytes by which it is known.
+        formats = (*FORMATS, "TGA") if suffix in _TGA else FORMATS
+    try:
+        opened = Image.open(image, formats=formats)
+    except UnidentifiedImageError:
+        if _is_heif(image):
+            raise DhaError("it is an HEIC photograph, which Pillow does not read: convert it to JPEG or PNG") from None
+        raise
+    try:
+        check_size(*opened.size)
+        if opened.format in ("JPEG", "MPO"):
+            _check_end(opened)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise a `DhaError` for an image that is larger than any camera makes them."""
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise DhaError(
+            f"it claims {width} x {height} pixels, more than {MAX_PIXELS} or {MAX_SIDE} in a row: scale it down"
+        )
+
+
+def unreadable(name: str, error: Exception) -> DhaError:
+    """Return the error that names an image, what is wrong with it, and a remedy."""
+    name = name if name.isprintable() else repr(name)
+    if isinstance(error, DhaError):
+        return DhaError(f"{name} is refused: {error}, or remove it")
+    if isinstance(error, Image.DecompressionBombError):
+        return DhaError(f"{name} is refused ({error}): scale it down or remove it")
+    if isinstance(error, OSError) and error.strerror:  # Pillow's own errors of this type have none
+        return DhaError(f"{name} cannot be opened ({error.strerror}): check the path and its permissions, or remove it")
+    return DhaError(f"{name} cannot be read as an image ({type(error).__name__}: {error}): repair or remove it")
+
+
+def _is_heif(image: str | Path | IO[bytes]) -> bool:
+    if isinstance(image, str | Path):
+        with open(image, "rb") as file:
+            start = file.read(12)
+    else:
+        image.seek(0)
+        start = image.read(12)
+    return start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+
+def _check_end(opened: Image.Image) -> None:
+    """Raise a `DhaError` for a JPEG without an end, filled up with zeros maybe: it decodes to an image that is partly
+    grey, and only the decoder notices.
+    """
+    file: IO[bytes] = opened.fp  # pyright: ignore[reportAttributeAccessIssue]
+    place = file.tell()
+    try:
+        file.seek(-2, os.SEEK_END)
+        if file.read(2) == b"\xff\xd9":
+            return
+        # Cameras append other data. A thumbnail before the pixels has an end of its own.
+        file.seek(0)
+        content = file.read()
+        at = 2
+        while content[at : at + 1] == b"\xff" and content[at + 1] != 0xDA:
+            at += 1 if content[at + 1] == 0xFF else 2 + struct.unpack(">H", content[at + 2 : at + 4])[0]
+        if content.find(b"\xff\xd9", at) < 0:
+            raise DhaError("it is cut off, a JPEG without an end: copy it again")
+    finally:
+        file.seek(place)
