@@ -1,9 +1,10 @@
 import pytest
+import torch
 
-from dha.data import Preprocessing, load_source, measure, split
+from dha.data import LabelledImages, Preprocessing, Splits, load_source, measure, split
 from dha.engine import Budget, make_fabric
 from dha.prepare import prepare, resolve
-from dha.state import Position, RunState
+from dha.state import SAMPLES, Position, RunState, fingerprint
 
 
 def begun(config):
@@ -26,3 +27,19 @@ def test_what_is_decided_while_a_run_goes_on_is_kept(small):
     peak = again.joint.hyper.peaks[0]
     assert peak.start == peak.value == state.joint.hyper.peaks[0].value
     assert peak.value.item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("count", "most"), [(100, 100), (SAMPLES, SAMPLES), (2 * SAMPLES - 1, SAMPLES)])
+def test_the_fingerprint_looks_at_a_limited_number_of_images(count, most, monkeypatch):
+    looked, chunks = [], LabelledImages.chunks
+
+    def counted(images, size):
+        looked.append(len(images))
+        return chunks(images, size)
+
+    monkeypatch.setattr(LabelledImages, "chunks", counted)
+    images = LabelledImages(torch.zeros(count, 1, 4, 4, dtype=torch.uint8), torch.arange(count) % 2)
+    few = images.select(torch.arange(2))
+    fingerprint(Splits(train=images, validation=few, test=None, classes=(0, 1), held_out=True))
+    assert looked[0] <= most
+    assert looked[0] > most // 2 or looked[0] == count

@@ -97,7 +97,7 @@ def _fits(model: TrainedModel, folder: Path, checkpoints: Checkpoints) -> bool:
     """Return whether a model has room on the disk once the other files of the run are gone."""
     own = [*checkpoints.files, *(folder / "model" / name for name in MODEL_FILES)]
     room = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in own if file.is_file())
-    blocks = 2**16  # Files take whole blocks, and a folder takes one, too.
+    blocks = 2**14  # Files take whole blocks, and a folder takes one, too.
     return sum(map(len, model.contents().values())) + blocks <= room
 
 

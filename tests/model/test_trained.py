@@ -114,3 +114,17 @@ def test_a_pickle_in_place_of_a_file_is_not_run(model, tmp_path, file):
     assert not (tmp_path / "proof").exists()
     pickle.loads(payload).close()
     assert (tmp_path / "proof").exists(), "the payload works, so the test above can fail"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cuda:x", "mps:7", "", "cpu:1", "\n"])
+def test_a_device_that_is_not_there_is_named_in_one_line(model, tmp_path, device):
+    model.save(tmp_path / "model")
+    with pytest.raises(DhaError, match=r"^device='.*choose from ") as caught:
+        TrainedModel.load(tmp_path / "model", device=device)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto", torch.device("cpu")])
+def test_devices_are_named_as_torch_does(model, tmp_path, device):
+    model.save(tmp_path / "model")
+    assert TrainedModel.load(tmp_path / "model", device=device).classes == model.classes
