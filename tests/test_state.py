@@ -21,7 +21,7 @@ def begun(config):
 def test_what_is_decided_while_a_run_goes_on_is_kept(small):
     state, again = begun(small(space="residual")), begun(small(space="residual"))
     state.position.mirrored, state.joint.every = True, 72
-    state.joint.optimizer.slow_down(0.5)
+    state.joint.hyper.slow_down(1)
     again.load_state_dict(state.state_dict()["run"])
     assert (again.position.mirrored, again.joint.every) == (True, 72)
     peak = again.joint.hyper.peaks[0]

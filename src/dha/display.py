@@ -77,9 +77,10 @@ class Display:
         self.next_update = now + 0.2
         metrics = "first epoch"
         if row:
-            validation = row["validation_accuracy"]
+            loss, validation = row["train_loss"], row["validation_accuracy"]
             metrics = (
-                f"epoch {row['epoch']}  loss {row['train_loss']:.3f}"
+                f"epoch {row['epoch']}"
+                + ("" if loss == "" else f"  loss {loss:.3f}")
                 + ("" if validation == "" else f"  validation {100 * validation:.2f} %")
                 + f"  lr {row['learning_rate']:.3g}"
                 + ("  searching" if row["searching"] else "")

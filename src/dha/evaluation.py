@@ -77,18 +77,24 @@ def best_by_validation(joint: JointTraining, batches: Batches, splits: Splits, c
     losses = [
         evaluate(n, splits.validation, joint.preprocessing, config.images_per_step(), device)[0] for n in networks
     ]
-    losses = [loss if math.isfinite(loss) else math.inf for loss in losses]
+    # Those of the first process, so that all take the same: running statistics may differ between them.
+    losses = joint.fabric.broadcast([loss if math.isfinite(loss) else math.inf for loss in losses])
     if min(losses) == math.inf:
-        raise diverged(config)
+        raise diverged(config, "its validation loss is not a finite number")
     return networks[losses.index(min(losses))]
 
 
-def diverged(config: Config) -> DhaError:
-    """Return the error of a training whose loss is not a number any more."""
-    return DhaError(
-        f"the training has diverged, its loss is not a number: start from a lower hyperparameters.learning_rate than "
-        f"{config.hyperparameters.starts()[0]:g}, or from other weights if the network was brought"
-    )
+def diverged(config: Config, cause: str) -> DhaError:
+    """Return the error of a training that cannot go on.
+
+    Args:
+        config: of the run.
+        cause: what is not finite.
+    """
+    remedy = f"start from a lower hyperparameters.learning_rate than {config.hyperparameters.starts()[0]:g}"
+    if config.network is not None:
+        remedy += ", from other weights, or look for the operation in the network that is not finite"
+    return DhaError(f"the training has diverged, {cause}: {remedy}")
 
 
 def refresh_statistics(network: nn.Module, joint: JointTraining, batches: Batches, config: Config) -> None:
@@ -116,7 +122,7 @@ def mirroring(network: nn.Module, joint: JointTraining, splits: Splits, config: 
             for part, found in zip(parts, (*losses, labels), strict=True):
                 part.append(found)
     plain, mirrored, labels = map(torch.cat, parts)
-    return better_mirrored(plain, mirrored, labels, len(splits.classes))
+    return joint.fabric.broadcast(better_mirrored(plain, mirrored, labels, len(splits.classes)))
 
 
 @torch.no_grad()

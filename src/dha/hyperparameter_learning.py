@@ -59,6 +59,7 @@ class HyperparameterLearning:
         friction: 1 - momentum.
         smoothing: the label smoothing.
         depth: the drop path.
+        halvings: how often the learning rates have been halved for trouble that is not over.
     """
 
     def __init__(self, config: Config, fabric: Fabric, split: bool) -> None:
@@ -76,6 +77,7 @@ class HyperparameterLearning:
         self.friction = LateScalar(1 - settings.momentum, *FRICTIONS, fabric.device)
         self.smoothing = LearnedScalar(settings.label_smoothing, *SMOOTHINGS, fabric.device)
         self.depth = StochasticDepth(settings.drop_path, fabric, config.seed)
+        self.halvings = 0
 
     def optimizer(self, groups: Sequence[Sequence[Tensor]]) -> LearnedOptimizer:
         """Return an optimiser of all weights, or of the others and of the head, that uses what is learned here."""
@@ -141,11 +143,18 @@ class HyperparameterLearning:
 
         self.depth.learn(loss, paths, len(labels), weights, held_out, ONE_STEP * self.rate(progress))
 
+    def slow_down(self, halvings: int) -> None:
+        """Halve the learning rates until that has been done ``halvings`` times; not again where it has been."""
+        for peak in self.peaks:
+            peak.scale(0.5 ** max(0, halvings - self.halvings))
+        self.halvings = max(halvings, self.halvings)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the state of the optimiser does not hold."""
-        return {"smoothing": self.smoothing.value, "depth": self.depth.state_dict()}
+        return {"smoothing": self.smoothing.value, "depth": self.depth.state_dict(), "halvings": self.halvings}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
         self.smoothing.value.copy_(state["smoothing"])
         self.depth.load_state_dict(state["depth"])
+        self.halvings = state["halvings"]

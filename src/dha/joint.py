@@ -16,7 +16,7 @@ from dha.config import Config
 from dha.data import Preprocessing
 from dha.engine import WeightAverage, check_agreed
 from dha.hyperparameter_learning import HyperparameterLearning
-from dha.hyperparameters import linear_schedule, norm
+from dha.hyperparameters import gradients_of, linear_schedule, norm
 from dha.passes import Passes, per_image
 from dha.policy_learning import PolicyLearning, Probe
 from dha.resizing import pixels
@@ -48,7 +48,7 @@ class JointTraining:
         batching: what makes of the images that are drawn what ``train`` takes.
         every: steps from one look at validation images to the next.
         found: what each of the sparse codes had chosen when the search ended; None before.
-        skipped: the steps left out because their loss was not finite.
+        skipped: the steps left out because their loss or gradient was not finite.
     """
 
     def __init__(
@@ -134,7 +134,6 @@ class JointTraining:
         if tried is not None:
             draws, changed = tried
             probe = draws, per_image(logits, labels) if before is None else before, changed
-        sound = self.skipped.sound(losses)
         if self.searching:
             if self.config.architecture.loss == "training":
                 self._step_codes()
@@ -145,9 +144,9 @@ class JointTraining:
             self.optimizer.look(progress)
         self.schedule.fill_(linear_schedule(progress, self.config.hyperparameters.warmup))
         if self.optimizer.recordable:
-            self.passes.graphs(self._move, sound)
+            self.passes.graphs(self._move, losses)
         else:
-            self._move(sound)
+            self._move(losses)
 
         if due:
             held_out = self._learn(inputs, labels, active, probe, progress)
@@ -162,8 +161,8 @@ class JointTraining:
             self._watch()
         return losses, logits.argmax(1) == labels
 
-    def _move(self, sound: Tensor) -> list[Tensor | None]:
-        self.optimizer.step(self.schedule, sound)
+    def _move(self, losses: Tensor) -> list[Tensor | None]:
+        self.optimizer.step(self.schedule, self.skipped.sound(losses, gradients_of(self.weights)))
         return []
 
     def _learn(
@@ -221,12 +220,17 @@ class JointTraining:
 
     def _watch(self) -> None:
         if self.skipped.look():
-            self.optimizer.slow_down(0.5)
-            # A pass that overflowed has left its mark in the running statistics, which would never fade.
-            for layer in self.passes.norms:
-                for statistics, neutral in ((layer.running_mean, 0.0), (layer.running_var, 1.0)):
-                    if statistics is not None:
-                        statistics.nan_to_num_(neutral, neutral, neutral)
+            # Once: what goes wrong now and then at any rate would else stop the training.
+            self.hyper.slow_down(1)
+            self.clean_statistics()
+
+    @torch.no_grad()
+    def clean_statistics(self) -> None:
+        """Make running statistics finite: a pass that overflowed has left its mark in them, which would never fade."""
+        for layer in self.passes.norms:
+            for statistics, neutral in ((layer.running_mean, 0.0), (layer.running_var, 1.0)):
+                if statistics is not None:
+                    statistics.nan_to_num_(neutral, neutral, neutral)
 
     def _step_codes(self) -> None:
         for codes in self.codes:
@@ -252,6 +256,13 @@ class JointTraining:
         # them, until Python looks for such circles.
         self.passes.forget()
         self._begin(self.derived())
+        self.passes.graphs.possible = possible
+
+    def search_again(self, network: nn.Module) -> None:
+        """Go back to before the end of the search, in a network as it was when the run began."""
+        self.found, possible = None, self.passes.graphs.possible
+        self.passes.forget()
+        self._begin(network)
         self.passes.graphs.possible = possible
 
     def is_sound(self) -> bool:

@@ -50,11 +50,11 @@ def row(
         seconds: since the run began.
     """
     assert position.totals is not None
-    loss, hits, images = position.totals.tolist()
+    loss, hits, images, finite = position.totals.tolist()
     values: dict[str, Any] = {
         "epoch": len(position.history) + 1,
         "seconds": round(seconds, 2),
-        "train_loss": round(loss / images, 5),
+        "train_loss": round(loss / finite, 5) if finite else "",
         "train_accuracy": round(hits / images, 5),
         "validation_loss": "" if validation is None else round(validation[0], 5),
         "validation_accuracy": "" if validation is None else round(validation[1], 5),
@@ -70,7 +70,7 @@ def row(
         "policy_entropy": "",
         "policy_top_pairs": "",
         "searching": int(joint.searching),
-        "skipped_steps": int(joint.skipped.total),
+        "skipped_steps": int(joint.skipped.counts[0]),
     }
     if joint.policy is not None:
         values["policy_untouched"] = round(joint.policy.untouched(), 5)

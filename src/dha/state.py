@@ -34,20 +34,34 @@ class Position:
     Attributes:
         nodes: of all sparse codes that the run began with.
         history: one row of metrics per finished epoch.
-        totals: sums of losses, hits and images of the epoch under way, on the device; None between two epochs.
+        totals: of the epoch under way, on the device: sum of the finite losses, hits, images and finite losses; None
+            between two epochs.
+        began: share of the run that was over when the epoch under way began.
+        validation: loss and accuracy on validation images in the middle of the epoch under way, if it trains on them
+            from then on.
         changes: the largest move of the sparse code of each node in the epoch under way.
         recovered: share of the run that was over at the last recovery of the sparse codes.
         recovered_step: and the number of steps.
         mirrored: whether the model predicts from mirror images, too; None until that is decided.
+        retries: how often the run has gone back to its last good state for trouble that is not over.
+        skipped: steps left out until the end of the last epoch in which one was.
+        troubled: share of the run that was over then, or when it went back.
+        good: epochs since then.
     """
 
     nodes: int
     history: list[dict[str, Any]] = field(default_factory=list)
     totals: Tensor | None = None
+    began: float = 0.0
+    validation: tuple[float, float] | None = None
     changes: list[float] = field(default_factory=list)
     recovered: float = 0.0
     recovered_step: int = 0
     mirrored: bool | None = None
+    retries: int = 0
+    skipped: int = 0
+    troubled: float = 0.0
+    good: int = 0
 
 
 @dataclass(frozen=True)

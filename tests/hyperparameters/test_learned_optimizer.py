@@ -283,7 +283,8 @@ def test_its_state_goes_on_where_it_was(kind):
 
     copies, optimizer = made(weights)
     steps(copies, optimizer, 3, seed=0)
-    optimizer.slow_down(0.5)
+    for peak in optimizer.peaks:
+        peak.scale(0.5)
     others, again = made(copies)
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for pair in ((copies, optimizer), (others, again)):

@@ -14,7 +14,7 @@ from dha.hyperparameters.hypergradients import (
     weight_decay_gradient,
 )
 from dha.hyperparameters.learned_muon import LearnedMuon, is_matrix, orthogonal
-from dha.hyperparameters.learned_optimizer import ONE_STEP, LearnedAdamW, LearnedOptimizer, LearnedSGD
+from dha.hyperparameters.learned_optimizer import ONE_STEP, LearnedAdamW, LearnedOptimizer, LearnedSGD, gradients_of
 from dha.hyperparameters.schedule import LateScalar, LearnedScalar, linear_schedule
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "cosine",
     "dot",
     "drop_path_direction",
+    "gradients_of",
     "is_matrix",
     "learning_rate_gradient",
     "linear_schedule",

@@ -199,13 +199,6 @@ class LearnedOptimizer(ABC):
         believed = torch.where(direction > 0, direction, self.trail.covered() * direction)
         return believed - TRUST * distance if self.trail.horizon else believed
 
-    @torch.no_grad()
-    def slow_down(self, factor: float) -> None:
-        """Multiply the learning rates, and what they are drawn back to, by ``factor``, within their bounds."""
-        for peak in self.peaks:
-            for value in (peak.value, peak.start):
-                value.mul_(factor).clamp_(peak.low, peak.high)
-
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for weight in self.weights:

@@ -69,6 +69,12 @@ class LearnedScalar:
         step = (rate * direction.nan_to_num()).clamp(-LARGEST, highest)
         self.value.mul_(step.exp()).clamp_(self.low, self.high)
 
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Multiply the value, and what it is drawn back to, by ``factor``, within the box."""
+        for value in (self.value, self.start):
+            value.mul_(factor).clamp_(self.low, self.high)
+
 
 class LateScalar(LearnedScalar):
     """A learned scalar for code that wants a plain number: there it arrives one move late, so that nothing waits.
