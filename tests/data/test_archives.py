@@ -1,3 +1,5 @@
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,7 @@ def test_bad_arrays_are_named_with_their_file(tmp_path: Path):
 
 def test_objects_are_never_unpickled(tmp_path: Path):
     save(tmp_path / "a.npz", 0, y=np.array(["a", "b", "a", None]))
-    with pytest.raises(DhaError, match=r"a\.npz: y cannot be read .*Python objects are refused.*astype\(str\)"):
+    with pytest.raises(DhaError, match=r"a\.npz: y holds Python objects, which are refused.*astype\(str\)"):
         load_source(tmp_path / "a.npz")
 
 
@@ -119,3 +121,47 @@ def test_deep_archives_share_what_is_white(tmp_path: Path):
     assert levels(source.train.images) == [6] * 4 + [249] * 4 + [90] * 4
     assert levels(source.test.images) == [62] * 4
     assert source.image_format.integer_white == 4095
+
+
+def member(dtype: str, shape: tuple[int, ...], content: bytes = b"") -> bytes:
+    """Return an .npy file whose header may claim anything."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue() + content
+
+
+def write(path: Path, **members: bytes) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (member("|u1", (10**6, 1000, 1000)), member("|u1", (4,), bytes(4)), "x claims 1000000000000 bytes, but is 128"),
+        (member("|u1", (4, 8, 8), bytes(256)), member("<U1000000", (10**6,)), "y claims 4000000000000 bytes"),
+        (member("|u1", (-1, 8, 8), bytes(64)), member("|u1", (4,), bytes(4)), "x claims -64 bytes"),
+        (member("|u1", (4, 8, 8), bytes(100)), member("|u1", (4,), bytes(4)), "x claims 256 bytes, but is 228"),
+        (b"no header", member("|u1", (4,), bytes(4)), "x cannot be read .*write the archive again"),
+        (
+            member("|u1", (4, 1000, 1000), bytes(4 * 10**6)),
+            member("|u1", (4,), bytes(4)),
+            r"x takes 0\.0 GB, .*as files",
+        ),
+    ],
+)
+def test_archives_that_claim_what_they_do_not_hold_or_what_does_not_fit_end_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, x: bytes, y: bytes, message: str
+):
+    monkeypatch.setattr("dha.data.archives.total_memory", lambda: 8 * 10**6 - 1)
+    monkeypatch.setattr("dha.data.archives._array", None)
+    write(tmp_path / "a.npz", x=x, y=y)
+    with pytest.raises(DhaError, match=rf"a\.npz: {message}"):
+        load_source(tmp_path / "a.npz")
+
+
+def test_a_single_array_under_the_name_of_an_archive_is_not_loaded(tmp_path: Path):
+    (tmp_path / "a.npz").write_bytes(member("|u1", (10**6, 1000, 1000)))
+    with pytest.raises(DhaError, match=r"a\.npz holds a single array"):
+        load_source(tmp_path / "a.npz")

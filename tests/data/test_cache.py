@@ -98,13 +98,13 @@ def test_an_error_of_the_reader_reaches_who_waits_for_the_batch(photos: Path, mo
 def test_what_is_too_large_for_memory_goes_to_disk(photos: Path, monkeypatch: pytest.MonkeyPatch):
     size = 60 * 3 * 16 * 16
     for memory, on_disk in ((4 * size, False), (4 * size - 1, True)):
-        monkeypatch.setattr(module, "_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(module, "total_memory", lambda memory=memory: memory)
         assert load_source(photos, image_size=16).train.on_disk == on_disk
 
 
 def test_the_memory_of_this_machine_is_known():
     lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    assert 0 < module._memory() <= 1024 * int(lines["MemTotal"].split()[0])
+    assert 0 < module.total_memory() <= 1024 * int(lines["MemTotal"].split()[0])
 
 
 def test_images_that_cannot_be_read_are_skipped_on_disk_too(photos: Path, tmp_path: Path):

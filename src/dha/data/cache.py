@@ -65,7 +65,7 @@ class Cache:
         Raises:
             DhaError: if there is no room on the disk, which is taken before anything is decoded.
         """
-        on_disk = math.prod(shape) > MEMORY_SHARE * _memory() if self.where == "auto" else self.where == "disk"
+        on_disk = math.prod(shape) > MEMORY_SHARE * total_memory() if self.where == "auto" else self.where == "disk"
         if not on_disk:
             images = torch.zeros(shape, dtype=torch.uint8)
             return images, fill(images)
@@ -188,7 +188,8 @@ def _identity(source: Path | Sequence[str], own: Path | None) -> str:
     return digest.hexdigest()
 
 
-def _memory() -> int:
+def total_memory() -> int:
+    """Return the bytes of memory that this machine, or the container that this process is in, has."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**34
     limit = Path("/sys/fs/cgroup/memory.max")  # of a container
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
