@@ -186,7 +186,7 @@ def test_parts_of_a_source_share_what_is_white(tmp_path: Path):
 
 def test_images_deeper_than_the_model_knows_are_named(tmp_path: Path):
     folder = deep_folder(tmp_path / "photos", {"a": [0, 5], "b": [900, 1024]})
-    with pytest.raises(DhaError, match=r"b.1\.png has pixel values above 1023, .*scale them to 0\.\.1023"):
+    with pytest.raises(DhaError, match=r"b.1\.png is refused: it has pixel values above 1023, .*scale them to 0\.\.1023"):
         load_source(folder, classes=("a", "b"), integer_white=1023)
     source = load_source(folder, integer_white=1023, on_bad_image="skip")
     assert source.train.images[:, 0, 0, 0].tolist() == [0, 1, 224]
