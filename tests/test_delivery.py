@@ -11,6 +11,7 @@ import torch
 
 from dha import DhaError
 from dha.architecture import plain_network
+from dha.cli import main
 from dha.data import Preprocessing
 from dha.delivery import deliver
 from dha.engine import Checkpoints
@@ -146,6 +147,14 @@ def test_a_foreign_file_in_the_place_of_the_model_sends_it_elsewhere(run_with, m
         place = deliver(disk.folder, model, checkpoints)
     assert TrainedModel.load(place).learned["final"]
     assert (disk.folder / "model" / "thesis.txt").read_text() == "mine"
+
+
+def test_the_command_line_tells_of_a_model_elsewhere_by_its_exit_code(tmp_path, monkeypatch, capsys):
+    elsewhere = tmp_path / "dha-model-x"
+    monkeypatch.setattr("dha.fit.deliver", lambda *_: elsewhere)
+    arguments = ["digits", f"--out={tmp_path / 'run'}", "--epochs=1", "--device=cpu", "--architecture.width=4"]
+    assert main(["fit", *arguments, "--learn=none"]) == 2
+    assert f"model: {elsewhere}" in capsys.readouterr().out
 
 
 @pytest.fixture

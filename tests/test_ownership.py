@@ -153,6 +153,16 @@ def test_a_model_is_not_saved_over_a_file_or_a_link(tmp_path):
     assert (tmp_path / "link").is_symlink()
 
 
+def test_files_that_file_managers_leave_are_no_obstacle(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / ".DS_Store").write_text("view")
+    assert check_out(tmp_path / "m") is check_out(tmp_path / "new") is False
+    for _ in range(2):
+        (tmp_path / "m" / ".DS_Store").write_text("view")
+        model().save(tmp_path / "m")
+    assert sorted(os.listdir(tmp_path)) == [".DS_Store", "m"]
+
+
 def test_a_model_is_saved_to_a_new_an_empty_and_its_own_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty", "new", "deep/new"):

@@ -81,7 +81,14 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
         return float(np.average(hits, weights=sample_weight))
 
     def save(self, folder: str | Path) -> None:
-        """Write the model to a folder that ``load`` and ``dha predict`` read."""
+        """Write the model to a folder that ``load`` and ``dha predict`` read.
+
+        Args:
+            folder: new, empty, or of a model that dha has written, in whose place this one comes.
+
+        Raises:
+            DhaError: if the folder holds anything else, or is a file or a link.
+        """
         self._fitted().save(folder)
 
     @classmethod

@@ -23,7 +23,11 @@ _STARTS = {"metrics.csv": (0, b"epoch,"), "codes.safetensors": (8, b"{")}
 _MODEL = {"model.json": (0, b'{\n  "format": '), "policy.json": (0, b"{\n  "), "weights.safetensors": (8, b"{")}
 """What other files of runs and models have at which byte."""
 
-MODEL_FILES = tuple(_MODEL)
+_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")
+"""What file managers leave in every folder that they show."""
+
+MODEL_FILES = (*_MODEL, *_SYSTEM)
+"""What may be removed from a folder of a model with it."""
 
 
 def check_out(out: str | Path, resume: bool = False) -> bool:
@@ -45,7 +49,7 @@ def check_out(out: str | Path, resume: bool = False) -> bool:
         held = os.listdir(folder) if folder.exists() else []
     except (OSError, ValueError) as error:
         raise error if isinstance(error, DhaError) else unwritable(folder, error) from error
-    held = sorted(name for name in held if name != IMAGES and not is_temporary(name))
+    held = sorted(name for name in held if name not in (IMAGES, *_SYSTEM) and not is_temporary(name))
     if not held:
         return False
     if not begins_with(folder / SETTINGS, HEADER):
@@ -78,10 +82,12 @@ def check_model(folder: Path) -> None:
         return
     if folder.is_symlink() or not folder.is_dir():
         raise DhaError(f"{str(folder)!r} is {'a link' if folder.is_symlink() else 'a file'}: name a folder")
-    held = sorted(os.listdir(folder))
+    held = sorted(name for name in os.listdir(folder) if name not in _SYSTEM)
     for name in held:
         if name not in _MODEL:
-            raise DhaError(f"{str(folder)!r} holds {name!r}, which is no part of a model: name a new folder")
+            raise DhaError(
+                f"{str(folder)!r} holds {name!r}, which is no part of a model: move it away, or name another folder"
+            )
         _check_own(folder / name, _MODEL)
     if held and "model.json" not in held:
         raise DhaError(f"{str(folder)!r} holds {held[0]!r} and no model of dha: name a new folder")

@@ -224,6 +224,17 @@ def test_load_refuses(content: str | None, message: str, tmp_path: Path) -> None
         AugmentationPolicy.load(tmp_path / "policy.json")
 
 
+def test_save_replaces_policies_and_nothing_else(tmp_path: Path) -> None:
+    for probability in (0.3, 0.6):
+        AugmentationPolicy(FEW, identity_probability=probability).save(tmp_path / "policy.json")
+        loaded = AugmentationPolicy.load(tmp_path / "policy.json")
+        assert loaded.operation_probabilities()[0, FEW.index("identity")].item() == pytest.approx(probability)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(DhaError, match=r"thesis.txt' would take the place of a file that dha has not written"):
+        AugmentationPolicy(FEW).save(tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
 def test_from_dict_names_what_is_missing() -> None:
     with pytest.raises(DhaError, match="lacks logits, structure"):
         AugmentationPolicy.from_dict({"operations": list(FEW)})

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from dha.augmentation.batched import apply_operations
 from dha.augmentation.operations import OPERATIONS, signed
 from dha.augmentation.strength import STEEPEST, tilted
 from dha.errors import DhaError, shortened
-from dha.files import read_bytes, write_text
+from dha.files import begins_with, read_bytes, write_text
 
 LARGEST = 2**20
 """The most bytes of a policy.json."""
@@ -182,7 +183,16 @@ class AugmentationPolicy:
         return self.apply(images, self.draw(len(images), generator))
 
     def save(self, file: str | Path) -> None:
-        """Write the policy to a JSON file, as runs do: `policy.json` in the folder of a model."""
+        """Write the policy to a JSON file, as runs do: `policy.json` in the folder of a model.
+
+        Raises:
+            DhaError: if another file than a policy is there.
+            OSError: if it cannot be written; what was there stays.
+        """
+        if os.path.lexists(file) and not begins_with(Path(file), b'{\n  "operations"'):
+            raise DhaError(
+                f"policy {str(file)!r} would take the place of a file that dha has not written: name another"
+            )
         write_text(Path(file), json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
