@@ -99,7 +99,7 @@ def test_a_run_can_start_from_the_policy_of_another(small, tmp_path):
     config.augmentation.set_params(start=str(tmp_path / "policy.json"), rule="validation", learning_rate=0.0)
     assert run("digits", config=config).model.learned["policy"] == policy.to_dict()
     config.augmentation.set_params(start=str(tmp_path / "nothing.json"))
-    with pytest.raises(DhaError, match=r"nothing.json' cannot be read"):
+    with pytest.raises(DhaError, match=r"nothing.json': there is no such file"):
         run("digits", config=config)
 
 
