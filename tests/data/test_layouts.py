@@ -104,3 +104,8 @@ def test_a_run_in_its_own_data_takes_up_its_decoded_images(tmp_path: Path, monke
     (own / "config.yaml").write_text("# dha fit .\n")
     monkeypatch.setattr("dha.data.parts.read_image", None)
     assert len(load_source(tmp_path, folder=own, cache="disk").train) == 2
+
+
+@pytest.mark.parametrize("name", ["5" * 59 + "x", "dataset" * 8 + "x", "dataset" * 100_000 + "x"])
+def test_a_name_of_any_length_is_told_at_once(name: str):
+    assert role_of(name) is None

@@ -12,8 +12,11 @@ _NAMES: dict[str, str] = {
     "validation": "val|valid|validat(?:e|ion)|dev|develop(?:ment)?|eval|evaluat(?:e|ion)",
     "test": "test(?:ing)?|tst|hold_?out",
 }
-_ADDED = r"images?|imgs?|data|(?:data|sub)?sets?|splits?|part|photos?|pictures?|pics?|folder|files?|samples?|\d+"
+_ADDED = r"images?|imgs?|data|(?:data|sub)?sets?|splits?|part|photos?|pictures?|pics?|folder|files?|samples?|\d"
+"""One digit, because the time that a match takes would double with every further one of a number."""
 _ROLES = {role: re.compile(rf"(?:{_ADDED})*(?:{names})(?:{_ADDED})*") for role, names in _NAMES.items()}
+_LONGEST = 60
+"""Characters of the longest name of a part; of any number of words a match would take any time."""
 _FOLD = re.compile(r"(?:k?fold|cv|split|part|partition)\d+|\d+(?:st|nd|rd|th)?fold")
 _RESEMBLES = re.compile(r"train|valid|test|holdout")
 
@@ -23,6 +26,8 @@ def role_of(name: str) -> str | None:
     and with usual additions: `Training`, `val2017`, `test_set`, `images-train`.
     """
     plain = _plain(name)
+    if len(plain) > _LONGEST:
+        return None
     return next((role for role, pattern in _ROLES.items() if pattern.fullmatch(plain)), None)
 
 
