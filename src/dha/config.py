@@ -167,7 +167,7 @@ class HyperparametersConfig(Section):
 Resize = Literal["pad", "crop", "squash"]
 Background = Literal["white", "black"]
 
-RESIZE: Resize = "crop"
+RESIZE: Resize = "squash"
 BACKGROUND: Background = "white"
 
 
@@ -189,8 +189,8 @@ class Config:
             hyperparameters.
         image_size: side in pixels that images are scaled to; when not given, their own (the median of their shorter
             sides, or of their longer sides unless resize is "crop"), at most 64.
-        resize: what becomes of images that are not square. "crop" (the default) cuts out their central square, "pad"
-            scales their longer side to image_size and adds grey borders, "squash" scales both sides to it. The model
+        resize: what becomes of images that are not square. "squash" (the default) scales both sides to image_size,
+            "pad" scales the longer side to it and adds grey borders, "crop" cuts out the central square. The model
             keeps it: predict and evaluate do the same.
         background: what shows through transparent pixels; kept as resize is.
         progressive_resizing: whether training begins on smaller images. They have 5/8 of the side, but at least 20

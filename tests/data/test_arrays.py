@@ -118,11 +118,11 @@ def test_labelled_arrays_become_a_source():
     assert (source.validation, source.test) == (None, None)
 
 
-def test_images_of_different_sizes_take_the_median_shorter_side():
+def test_images_of_different_sizes_take_the_median_longer_side():
     sizes = [(20, 10), (12, 30), (40, 50)]
     images = [Image.new("RGB", size, (i, 0, 0)) for i, size in enumerate(sizes)]
     source = load_source(images, [0, 1, 0])
-    assert source.train.images.shape == (3, 3, 12, 12)
+    assert source.train.images.shape == (3, 3, 30, 30)
     assert source.train.images[:, 0, 0, 0].tolist() == [0, 1, 2]
 
 

@@ -37,7 +37,7 @@ def test_class_folders(folder: Path):
     assert source.classes == ("cat", "dog")
     assert levels(source.train.images) == [4, 3, 2, 1]
     assert source.train.labels.tolist() == [0, 0, 1, 1]
-    assert source.train.images.shape == (4, 3, 8, 8)
+    assert source.train.images.shape == (4, 3, 10, 10)
     assert (source.validation, source.test, source.skipped) == (None, None, 0)
 
 
@@ -81,14 +81,15 @@ def test_one_channel_only_if_all_are_grey(tmp_path: Path):
     assert load_source(tmp_path, channels=1).train.images.shape[1] == 1
 
 
-def test_the_size_is_the_median_shorter_side_at_most_64(tmp_path: Path):
+def test_the_size_is_the_median_longer_side_at_most_64(tmp_path: Path):
     for number, size in enumerate([(9, 20), (30, 14), (100, 200)]):
         paint(tmp_path / "ab"[number % 2] / f"{number}.png", number, size)
-    assert load_source(tmp_path).train.images.shape[2:] == (14, 14)
+    assert load_source(tmp_path).train.images.shape[2:] == (30, 30)
+    assert load_source(tmp_path, resize="crop").train.images.shape[2:] == (14, 14)
     assert load_source(tmp_path, image_size=20).train.images.shape[2:] == (20, 20)
     for number in range(3, 4):
         paint(tmp_path / "a" / f"{number}.png", number, (80, 90))
-    assert load_source(tmp_path).train.images.shape[2:] == (47, 47)
+    assert load_source(tmp_path).train.images.shape[2:] == (60, 60)
     for number in range(6, 12):
         paint(tmp_path / "a" / f"{number}.png", number, (80, 90))
     assert load_source(tmp_path).train.images.shape[2:] == (64, 64)
