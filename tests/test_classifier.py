@@ -1,13 +1,16 @@
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone, is_classifier
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 
 from dha import ArchitectureConfig, DhaError, ImageClassifier
+from dha.data import ImageFormat, image_chunks, load_source
+from dha.model import labelled_images
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,41 @@ def test_fit_does_not_change_parameters(classifier, digits):
     classifier.set_params(epochs=1).fit(digits[0][:200], digits[1][:200])
     assert repr(classifier.set_params(epochs=3).get_params()) == before
     assert classifier.config_.image_size == 8
+
+
+def test_one_image_gets_one_label(fitted, digits, tmp_path):
+    image = digits[0][1600]
+    as_bytes = Image.fromarray(np.rint(image * 255).astype(np.uint8))
+    as_bytes.save(tmp_path / "a.png")
+    expected = fitted.predict(digits[0][1600:1601])
+    for one in (image, torch.from_numpy(image), torch.from_numpy(image)[None], as_bytes, tmp_path / "a.png", [image]):
+        assert fitted.predict(one).tolist() == expected.tolist()
+
+
+def test_images_are_converted_as_in_training_wherever_the_model_is_used(tmp_path):
+    rng = np.random.default_rng(0)
+    deep = rng.integers(0, 3000, (20, 8), dtype=np.uint16)
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            alpha = Image.fromarray(rng.integers(0, 256, (8, 20), dtype=np.uint8))
+            Image.merge("LA", (alpha, alpha)).save(tmp_path / "photos" / name / f"{i}.png")
+            Image.fromarray(rng.permuted(deep)).save(tmp_path / "photos" / name / f"deep{i}.png")
+    settings: dict[str, Any] = {"resize": "pad", "background": "black"}
+    classifier = ImageClassifier(
+        epochs=1, device="cpu", space="cells", architecture=ArchitectureConfig(depth=1, width=2, nodes=2), **settings
+    )
+    classifier.fit(tmp_path / "photos", out=tmp_path / "run", progress=False)
+    loaded = ImageClassifier.load(tmp_path / "run" / "model")
+    image_format = loaded.model_.preprocessing.image_format
+    assert image_format == ImageFormat(20, 1, "pad", "black", 4095, 1)
+    expected = load_source(tmp_path / "photos", **settings).train
+    evaluated = labelled_images(loaded.model_, tmp_path / "photos")
+    assert torch.equal(evaluated.images, expected.images)
+    paths = sorted((tmp_path / "photos" / "a").iterdir()) + sorted((tmp_path / "photos" / "b").iterdir())
+    assert torch.equal(torch.cat(list(image_chunks(paths, image_format))), expected.images)
+    np.testing.assert_array_equal(loaded.predict_proba(paths), loaded.model_.probabilities(expected.images).numpy())
+    np.testing.assert_array_equal(loaded.predict_proba(deep), loaded.predict_proba([Image.fromarray(deep)]))
 
 
 def test_predictions_from_arrays(fitted, digits):

@@ -36,8 +36,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
 
         Args:
             X: a folder of class folders, a ``.npz`` file, a folder with ``train*.npz``, "digits", a name on the Hugging
-                Face Hub, a ``datasets.Dataset``; or, with ``y``, an array (N, H, W[, C]) of uint8 or of floats in
-                [0, 1], or a list of PIL images.
+                Face Hub, a ``datasets.Dataset``; or, with ``y``, an array or tensor (N, H, W), (N, H, W, C) or
+                (N, C, H, W) of integers or floats, or a list of arrays, tensors, PIL images and paths, of any sizes.
             y: one label per image, integers or strings, where X holds none itself.
             out: folder to write the run to; nothing is written when not given.
             progress: show a progress bar on standard error.
@@ -63,7 +63,15 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
-        """Return the probability of each class, (N, classes), for an array, PIL images, or paths of image files."""
+        """Return the probability of each class, float32 (N, classes).
+
+        Args:
+            X: images as in ``fit``, without labels; or one image: an array (H, W) or (H, W, C), a tensor (C, H, W), a
+                PIL image or a path. Files are read a few at a time.
+
+        Raises:
+            DhaError: for an image that cannot be read, or has another type, shape or range than images have.
+        """
         model = self._fitted()
         chunks = image_chunks(X, model.preprocessing.image_format)
         return np.concatenate([model.probabilities(images).numpy() for images in chunks])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dha.data import Columns, load_source
+from dha.data import Columns, load_images, load_source
 from dha.errors import DhaError
 
 NAMES = ["zebra", "yak", "ant"]
@@ -323,3 +323,12 @@ def test_the_hub_is_asked_once_where_it_cannot_be_reached(monkeypatch: pytest.Mo
     with pytest.raises(DhaError, match=r"'photoz' is no file or folder here, and .* failed .*Offline"):
         load_source("photoz")
     assert not datasets.config.HF_HUB_OFFLINE
+
+
+def test_columns_of_images_and_labels_are_taken():
+    dataset = make([0, 1, 0, 2])
+    columns = load_source(dataset["image"], dataset["label"])
+    whole = load_source(dataset)
+    assert torch.equal(columns.train.images, whole.train.images)
+    assert columns.train.labels.tolist() == [0, 1, 0, 2]
+    assert torch.equal(load_images(dataset["image"], columns.image_format), whole.train.images)
