@@ -6,6 +6,7 @@ import torch
 import yaml
 
 from dha import ArchitectureConfig, DhaError, ImageClassifier, run_folder
+from dha.config import config_dict
 from dha.engine import Checkpoints
 from dha.fit import run
 from dha.run_folder import settings_of, write_settings
@@ -59,6 +60,13 @@ def test_settings_of_a_folder_are_checked_like_all_others(name, value, tmp_path,
     file.write_text(header + yaml.safe_dump({**settings, name: value}))
     with pytest.raises(DhaError, match=rf"{name}[=.]|differ from those of this version of dha in '{name}"):
         settings_of(tmp_path, None, ImageClassifier())
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", torch.zeros(3)), ("learn", 5), ("learn", [1]), ("seed", {})])
+def test_settings_of_a_checkpoint_are_checked_before_they_are_compared(name, value, tmp_path, small):
+    saved = {"config": {**config_dict(small()), name: value}}
+    with pytest.raises(DhaError, match=rf"settings of the run are damaged \({name}="):
+        settings_of(tmp_path, saved, ImageClassifier())
 
 
 @pytest.mark.parametrize("name", ["photos\nseed: 3", "\x1b[2Jphotos", "photos\udcff", "фото"])

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dha.checking import check
 from dha.config import LEARNED, PARTS, Config, config_dict, learned_parts
 from dha.data import Batches, Splits
 from dha.engine import Budget
@@ -158,6 +159,7 @@ def resumed_config(given: Config, saved: Mapping[str, Any]) -> Config:
     """
     resumed = Config()
     _check_names(saved, config_dict(resumed))
+    _check_values(saved)
     pairs = [(resumed, given, Config(), saved, "")]
     pairs += [(getattr(resumed, p), getattr(given, p), getattr(Config(), p), saved[p], f"{p}.") for p in PARTS]
     for section, wanted, default, values, prefix in pairs:
@@ -188,6 +190,17 @@ def _check_names(saved: Any, expected: Mapping[str, Any], prefix: str = "") -> N
         )
     for part in () if prefix else PARTS:
         _check_names(saved[part], expected[part], f"{part}.")
+
+
+def _check_values(saved: Mapping[str, Any]) -> None:
+    """Make sure that the settings of a run have values that they can have."""
+    begun = Config(**{name: value for name, value in saved.items() if name not in (*PARTS, "network")})
+    for part in PARTS:
+        getattr(begun, part).set_params(**saved[part])
+    try:
+        check(begun)
+    except DhaError as error:
+        raise DhaError(f"the settings of the run are damaged ({error}): begin again in another folder") from error
 
 
 def _resumed_network(given: Any, begun: Any) -> Any:

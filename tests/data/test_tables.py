@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,13 @@ def test_a_table_in_another_encoding_is_refused(folder: Path):
 def test_faulty_json_lines_are_refused(folder: Path, line: str):
     with pytest.raises(DhaError, match=r"line 1 (is not JSON|holds no JSON object)"):
         load_source(write(folder, line, "labels.jsonl"))
+
+
+def test_a_path_with_a_zero_byte_is_refused_with_its_row(folder: Path):
+    rows = [{"path": path, "label": label} for path, label in (("a.png", "cat"), ("~\0b", "dog"))]
+    path = write(folder, "\n".join(map(json.dumps, rows)), "labels.jsonl")
+    with pytest.raises(DhaError, match=r"1 rows have a path with a zero byte \(row 2\)"):
+        load_source(path)
 
 
 def test_rows_that_repeat_another_are_read_once(folder: Path):

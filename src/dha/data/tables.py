@@ -205,6 +205,11 @@ def _resolved(table: Table) -> tuple[list[str], str]:
     empty = [row for row, path in zip(table.rows, table.paths, strict=True) if is_missing(path) or str(path) == ""]
     if empty:
         raise DhaError(f"{table.name}: {len(empty)} rows have no path ({_some(empty, 'row ')}); add or remove them")
+    zeros = [row for row, path in zip(table.rows, table.paths, strict=True) if "\0" in str(path)]
+    if zeros:
+        raise DhaError(
+            f"{table.name}: {len(zeros)} rows have a path with a zero byte ({_some(zeros, 'row ')}); correct them"
+        )
     paths = [os.path.expanduser(str(path)) for path in table.paths]
     if os.sep == "/" and not any("/" in path for path in paths):
         paths = [path.replace("\\", "/") for path in paths]
