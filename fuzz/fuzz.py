@@ -65,10 +65,12 @@ OPTIONS = {"-timeout": 20, "-rss_limit_mb": 2048}
 
 
 def image(data: bytes) -> None:
-    """Decode bytes as an image, in grey and in colour."""
-    for channels in (1, 3):
+    """Decode bytes as an image, in grey and in colour, padded and cropped."""
+    formats: list[ImageFormat] = [ImageFormat(8, 1, "pad"), ImageFormat(8, 3, "crop", "black", 255, 1)]
+    for image_format in formats:
         with contextlib.suppress(DhaError):
-            read_image(io.BytesIO(data), ImageFormat(8, channels))
+            read = read_image(io.BytesIO(data), image_format).pixels
+            assert read.shape == (image_format.channels, 8, 8)
 
 
 def model(data: bytes) -> None:
@@ -241,7 +243,9 @@ def write_archives() -> None:
 
 def write_images() -> None:
     """Write seeds."""
-    for mode, kinds in {"RGB": ("jpeg", "png", "gif", "webp", "tiff", "bmp", "ppm"), "I;16": ("png", "tiff")}.items():
+    colour = ("jpeg", "png", "gif", "webp", "tiff", "bmp", "ppm", "avif", "jpeg2000", "ico", "pcx", "sgi", "qoi", "dds")
+    others = {"I;16": ("png", "tiff"), "RGBA": ("png", "webp", "tiff"), "LA": ("png",), "F": ("tiff",), "1": ("png",)}
+    for mode, kinds in {"RGB": colour, **others}.items():
         for kind in kinds:
             Image.new(mode, (8, 8)).save(CORPUS / f"{mode.replace(';', '')}.{kind}", kind)
     Image.new("CMYK", (8, 8)).save(CORPUS / "cmyk.jpg")
