@@ -223,3 +223,11 @@ def test_paths_with_labels_are_taken(tmp_path: Path):
     assert (source.train.labels.tolist(), source.classes) == ([1, 0, 1, 0], ("a", "b"))
     with pytest.raises(DhaError, match=r"1 of 2 files are missing .*gone\.png\)"):
         load_source([paths[0], tmp_path / "gone.png"], ["a", "b"])
+
+
+def test_deep_colours_beside_alpha_are_scaled_by_the_colours():
+    x = np.zeros((2, 4, 4, 4), np.uint16)
+    x[..., :3], x[..., 3] = (1000, 2000, 3000), 65535
+    for source in (load_source(x, [0, 1]), load_source(list(x), [0, 1])):
+        assert source.image_format.integer_white == 4095
+        assert source.train.images[0, :, 0, 0].tolist() == [round(level / 4095 * 255) for level in (1000, 2000, 3000)]

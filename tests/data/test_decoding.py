@@ -214,16 +214,72 @@ def test_png_of_few_bits_with_a_transparent_grey(tmp_path: Path):
 
 
 def png(width: int, depth: int, colour_type: int, row: bytes, key: list[int]) -> bytes:
-    """Return a PNG of 4 equal rows and a transparent colour."""
+    """Return a PNG of 4 equal rows and maybe a transparent colour."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, 4, depth, colour_type, 0, 0, 0)
-    transparent = b"".join(struct.pack(">H", value) for value in key)
+    transparent = chunk(b"tRNS", b"".join(struct.pack(">H", value) for value in key)) if key else b""
     pixels = zlib.compress((bytes(1) + row) * 4)
-    parts = ((b"IHDR", header), (b"tRNS", transparent), (b"IDAT", pixels), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    content = chunk(b"IHDR", header) + transparent + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + content
+
+
+def tiff(width: int, pixels: bytes, order: str, orientation: int = 1, deflated: bool = False) -> bytes:
+    """Return a TIFF of RGB with 16 bits a channel."""
+    mark, at = {"<": b"II", ">": b"MM"}[order], 8 + 6 + 2 + 10 * 12 + 4
+    pixels = zlib.compress(pixels) if deflated else pixels
+    tags = [(256, 3, 1, width), (257, 3, 1, 4), (258, 3, 3, 8), (259, 3, 1, 8 if deflated else 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 1, at), (274, 3, 1, orientation), (277, 3, 1, 3), (278, 3, 1, 4), (279, 4, 1, len(pixels))]
+    entries = b""
+    for tag, kind, count, value in tags:
+        as_short = kind == 3 and count == 1
+        entries += struct.pack(f"{order}HHI" + ("HH" if as_short else "I"), tag, kind, count, value, *[0][:as_short])
+    directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+    return mark + struct.pack(f"{order}HI", 42, 14) + struct.pack(f"{order}HHH", 16, 16, 16) + directory + pixels
+
+
+DEEP_COLUMNS = np.array([[0, 4095, 5], [4000, 16, 0], [1000, 2000, 3000]], dtype=np.uint16)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["png", "png with alpha", "grey png with alpha", "png with alpha of 16 bits", "tiff <", "tiff >", "deflated <"],
+)
+def test_colours_of_12_bits_in_16_keep_their_levels(tmp_path: Path, kind: str):
+    columns, opaque = DEEP_COLUMNS, np.full((3, 1), 65535 if "of 16" in kind else 4095, np.uint16)
+    if "grey" in kind:
+        columns = columns[:, :1].repeat(3, 1)
+        row = np.hstack([columns[:, :1], opaque])
+    else:
+        row = np.hstack([columns, opaque]) if "alpha" in kind else columns
+    if "png" in kind:
+        colour_type = {"png": 2, "png, grey and alpha": 4}.get(kind, 6)
+        content = png(3, 16, colour_type, row.astype(">u2").tobytes(), [])
+    else:
+        order = kind[-1]
+        rows = np.stack([row] * 4).astype(f"{order}u2").tobytes()
+        content = tiff(3, rows, order, deflated="deflated" in kind)
+    (tmp_path / "a").write_bytes(content)
+    expected = np.rint(columns * (255 / 4095)).astype(int)
+    for file in (tmp_path / "a", io.BytesIO(content)):
+        read, facts = read_image(file, ImageFormat(3, 3, "squash"))
+        assert read[:, 1].T.tolist() == expected.tolist()
+        assert (facts.integer_white, facts.transparent, facts.reduced) == (4095, False, False)
+    read = decode(tmp_path / "a", 3, 3, resize="squash", integer_white=65535)
+    assert np.abs(read[:, 1].T.numpy() - columns / 257).max() <= 1
+    with pytest.raises(DhaError, match="values above 1023"):
+        decode(tmp_path / "a", 3, 3, integer_white=1023)
+    assert read_header(tmp_path / "a").grey == "grey" in kind
+
+
+def test_deep_colours_are_turned_upright(tmp_path: Path):
+    rows = np.stack([DEEP_COLUMNS] * 4).astype("<u2").tobytes()
+    for orientation in (1, 6):
+        (tmp_path / f"{orientation}.tif").write_bytes(tiff(3, rows, "<", orientation))
+    straight, turned = (decode(tmp_path / f"{n}.tif", 3, 12, resize="squash") for n in (1, 6))
+    assert torch.equal(turned, straight.rot90(-1, (1, 2)))
 
 
 @pytest.mark.parametrize(("suffix", "options"), [("jpg", {"quality": 95}), ("tif", {})])

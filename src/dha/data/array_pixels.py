@@ -108,28 +108,32 @@ def array_pixels(x: np.ndarray, image_format: ImageFormat, name: str) -> ArrayPi
     Args:
         x: (N, H, W, C): booleans, integers or floats from 0 (black) to white. 8-bit integers and booleans have a white
             of their own; where `image_format` leaves the white of others open, it is the least that all values fit.
+            What is opaque is always the least that all values of alpha fit.
         image_format: of which background, integer_white and float_white count.
         name: what errors call them.
 
     Raises:
         DhaError: if a value is negative, not finite or above white.
     """
-    integer_white, float_white, white = None, None, 255
-    if x.dtype.kind == "f":
-        float_white = _white(x, FLOAT_WHITES, image_format.float_white, name)
-        white = image_format.float_white or float_white
-    elif x.dtype.kind in "ui" and x.dtype != np.uint8:
-        integer_white = _white(x, INTEGER_WHITES, image_format.integer_white, name)
-        white = image_format.integer_white or integer_white
     colours = 1 if x.shape[3] <= 2 else 3
+    colour, alpha = x[..., :colours], x[..., colours:]
+    integer_white, float_white, white, opaque = None, None, 255, 255
+    if x.dtype.kind == "f":
+        float_white = _white(colour, FLOAT_WHITES, image_format.float_white, name)
+        white = image_format.float_white or float_white
+        opaque = _white(alpha, FLOAT_WHITES, None, name) if alpha.size else opaque
+    elif x.dtype.kind in "ui" and x.dtype != np.uint8:
+        integer_white = _white(colour, INTEGER_WHITES, image_format.integer_white, name)
+        white = image_format.integer_white or integer_white
+        opaque = _white(alpha, INTEGER_WHITES, None, name) if alpha.size else opaque
     pixels = torch.empty((len(x), colours, *x.shape[1:3]), dtype=torch.uint8)
     transparent = 0
     for rows in _chunks(x):
-        levels = _to_uint8(x[rows], white)
-        if x.shape[3] != colours:
-            alpha = levels[..., -1:]
-            transparent += int((alpha < 255).any((1, 2, 3)).sum())
-            levels = _composited(levels[..., :-1], alpha, image_format.background == "white")
+        levels = _to_uint8(colour[rows], white)
+        if alpha.size:
+            shown = _to_uint8(alpha[rows], opaque)
+            transparent += int((shown < 255).any((1, 2, 3)).sum())
+            levels = _composited(levels, shown, image_format.background == "white")
         pixels.numpy()[rows] = levels.transpose(0, 3, 1, 2)
     return ArrayPixels(pixels, integer_white, float_white, transparent)
 

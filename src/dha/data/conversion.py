@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dha.data.deep_colour import raw_mode
 from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, Background
 
 DEEP = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
@@ -21,7 +22,12 @@ Box = tuple[int, int, int, int]
 
 def is_reduced(image: Image.Image) -> bool:
     """Tell whether an image that is not loaded yet has 16 bits a channel of which Pillow decodes the upper 8."""
-    return image.mode not in DEEP and ";16" in _raw_mode(image)
+    return image.mode not in DEEP and ";16" in raw_mode(image)
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Tell whether an image that is not loaded yet, or comes from elsewhere, is grey, with or without alpha."""
+    return image.mode in GREY or raw_mode(image).startswith("LA")
 
 
 def transparent_colour(image: Image.Image) -> Any:
@@ -30,15 +36,13 @@ def transparent_colour(image: Image.Image) -> Any:
     Args:
         image: not loaded yet, if it was opened from a file; then the values that it gives count as the file does.
     """
-    colour, raw = image.info.get("transparency"), _raw_mode(image)
+    colour, raw = image.info.get("transparency"), raw_mode(image)
     if colour is None or image.mode not in GREY | {"RGB"} or isinstance(colour, bytes):
         return None
     if image.mode == "1":
         return 255 if colour else 0
     if image.mode == "L":
         return colour * {"L;2": 85, "L;4": 17}.get(raw, 1)
-    if image.mode == "RGB" and ";16" in raw:
-        return tuple(value >> 8 for value in colour)
     return colour
 
 
@@ -111,11 +115,3 @@ def _opaque(image: Image.Image, background: Background, white: int, colour: Any)
     behind = Image.new(mode, flat.size, background)
     behind.paste(flat, mask=alpha)
     return behind, True
-
-
-def _raw_mode(image: Image.Image) -> str:
-    tiles = getattr(image, "tile", None)
-    if not tiles:
-        return ""
-    arguments = tiles[0][3]
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)

@@ -1,5 +1,6 @@
 """From an image file or a Pillow image to pixels: the one way in for training data and for prediction."""
 
+import io
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from dha.data.array_pixels import array_pixels, image_array
-from dha.data.conversion import DEEP, GREY, convert, is_reduced, transparent_colour, white_of
+from dha.data.conversion import DEEP, convert, is_grey, is_reduced, transparent_colour, white_of
+from dha.data.deep_colour import deep_colour, is_deep_colour
 from dha.data.image_format import ImageFormat
 from dha.data.opening import open_image, unreadable
 from dha.data.resizing import convert_channels, resize_arrays, resize_image, square_box
@@ -39,7 +41,7 @@ class ImageFacts(NamedTuple):
         transparent: whether any pixel was, at least in part; these show the background.
         turned: whether its EXIF orientation turned or mirrored it.
         animated: whether it has more frames or pages, of which the first was read.
-        reduced: whether it is a colour image of 16 bits a channel, of which Pillow decodes the upper 8.
+        reduced: whether only the upper 8 of 16 bits a channel were decoded, as for a few rare kinds of files.
     """
 
     width: int
@@ -96,7 +98,10 @@ def read_image(image: ImageLike, image_format: ImageFormat, name: str = "") -> D
             width, height = image_format.content(*size)
             opened.draft("L" if image_format.channels == 1 else "RGB", (2 * width, 2 * height))
             with _one_large if opened.width * opened.height > _LARGE else nullcontext():
-                return _decoded(opened, image_format, size, mode)
+                if not is_deep_colour(opened):
+                    return _decoded(opened, image_format, size, mode)
+                scaled, white = _scaled(opened, image, image_format.integer_white)
+                return _decoded(scaled, image_format, size, f"{scaled.mode};16", white)
     except Exception as error:
         raise unreadable(name, error) from error
 
@@ -112,14 +117,16 @@ def read_header(image: ImageLike) -> ImageHeader:
         return ImageHeader(channels <= 2, width, height)
     try:
         if isinstance(image, Image.Image):
-            return ImageHeader(image.mode in GREY, *image.size)
+            return ImageHeader(is_grey(image), *image.size)
         with open_image(image) as opened:
-            return ImageHeader(opened.mode in GREY, *opened.size)
+            return ImageHeader(is_grey(opened), *opened.size)
     except Exception as error:
         raise unreadable(str(image) if isinstance(image, str | Path) else "the image", error) from error
 
 
-def _decoded(image: Image.Image, image_format: ImageFormat, size: tuple[int, int], mode: str) -> DecodedImage:
+def _decoded(
+    image: Image.Image, image_format: ImageFormat, size: tuple[int, int], mode: str, white: int | None = None
+) -> DecodedImage:
     animated = _is_animated(image)
     # Asked before the pixels are decoded, after which Pillow does not know it any more.
     reduced, colour = is_reduced(image), transparent_colour(image)
@@ -127,7 +134,7 @@ def _decoded(image: Image.Image, image_format: ImageFormat, size: tuple[int, int
     if orientation in range(2, 9):
         image = ImageOps.exif_transpose(image)
         size = (size[1], size[0]) if orientation >= 5 else size
-    white = white_of(image) if image.mode in DEEP else None
+    white = white_of(image) if image.mode in DEEP else white
     known = image_format.float_white if image.mode == "F" else image_format.integer_white
     if white is not None and known is not None and white > known:
         raise DhaError(
@@ -148,6 +155,18 @@ def _decoded(image: Image.Image, image_format: ImageFormat, size: tuple[int, int
     tensor = torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
     turned, whites = orientation in range(2, 9), (None, white) if mode == "F" else (white, None)
     return DecodedImage(tensor, ImageFacts(*size, mode, *whites, transparent, turned, animated, reduced))
+
+
+def _scaled(opened: Image.Image, image: str | Path | IO[bytes], white: int | None) -> tuple[Image.Image, int]:
+    if not isinstance(image, str | Path):
+        image.seek(0)
+        image = io.BytesIO(image.read())
+    with open_image(image) as lower:
+        scaled, own = deep_colour(opened, lower, opened.info.get("transparency"), white)
+    exif = Image.Exif()
+    exif[_ORIENTATION] = opened.getexif().get(_ORIENTATION, 1)
+    scaled.info["exif"] = exif.tobytes()
+    return scaled, own
 
 
 def _is_animated(image: Image.Image) -> bool:
