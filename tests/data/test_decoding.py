@@ -245,7 +245,7 @@ DEEP_COLUMNS = np.array([[0, 4095, 5], [4000, 16, 0], [1000, 2000, 3000]], dtype
 
 @pytest.mark.parametrize(
     "kind",
-    ["png", "png with alpha", "grey png with alpha", "png with alpha of 16 bits", "tiff <", "tiff >", "deflated <"],
+    ["png", "png, alpha", "png, alpha of 16 bits", "png, grey and alpha", "tiff <", "tiff >", "tiff, deflated <"],
 )
 def test_colours_of_12_bits_in_16_keep_their_levels(tmp_path: Path, kind: str):
     columns, opaque = DEEP_COLUMNS, np.full((3, 1), 65535 if "of 16" in kind else 4095, np.uint16)
