@@ -62,7 +62,8 @@ def test_a_folder_with_a_foreign_file_is_no_place_for_a_run(name, resume, tmp_pa
 
 
 def test_foreign_files_beside_a_run_outlive_it(tmp_path, small):
-    names = [name for name in NAMES if name.split("/")[0] not in ("config.yaml", "metrics.csv", "model")]
+    own = "config.yaml", "metrics.csv", "data.json", "left-out.csv", "model"
+    names = [name for name in NAMES if name.split("/")[0] not in own]
     names.remove("codes.safetensors")
     names.remove("checkpoint.pt")
     stopped = False
@@ -209,4 +210,11 @@ def test_what_a_killed_run_has_left_is_no_obstacle(tmp_path, small):
     (tmp_path / ".dha-images").mkdir()
     (tmp_path / ".dha-images" / "0123456789abcdef.u8").write_bytes(b"pixels")
     run("digits", config=small(architecture=narrow()), out=tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["codes.safetensors", "config.yaml", "metrics.csv", "model"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "codes.safetensors",
+        "config.yaml",
+        "data.json",
+        "left-out.csv",
+        "metrics.csv",
+        "model",
+    ]

@@ -26,6 +26,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
         history_: one dictionary of metrics per epoch.
         test_accuracy_: accuracy on the test images of the source, in [0, 1]; None when images are given, not named.
         skipped_: number of files left out because they are not images.
+        data_report_: what was read: ``data_report_.lines()`` says it in words.
         config_: the settings with everything that was left open decided.
     """
 
@@ -35,12 +36,14 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
         """Train on labelled images.
 
         Args:
-            X: a folder of class folders, a ``.npz`` file, a folder with ``train*.npz``, "digits", a name on the Hugging
-                Face Hub, a ``datasets.Dataset``; or, with ``y``, an array or tensor (N, H, W), (N, H, W, C) or
-                (N, C, H, W) of integers or floats, or a list of arrays, tensors, PIL images and paths, of any sizes.
-            y: one label per image, integers or strings, where X holds none itself.
+            X: a folder of class folders, a table of paths and labels (a file or a pandas DataFrame), a ``.npz`` file, a
+                folder with ``train*.npz``, "digits", a name on the Hugging Face Hub, a ``datasets.Dataset``; or, with
+                ``y``, an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W) of integers or floats, or a list of
+                arrays, tensors, PIL images and paths, of any sizes. Of what is named by a string or a path and has no
+                test images, the share ``test_fraction`` is held out for the test; of other images none are.
+            y: one label per image, integers, strings or booleans, where X holds none itself.
             out: folder to write the run to; nothing is written when not given.
-            progress: show a progress bar on standard error.
+            progress: show what was read and a progress bar on standard error.
             resume: go on with the run in ``out``, by its settings; begin it where there is none.
 
         Returns:
@@ -56,10 +59,19 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
         # the test apart, as everywhere in scikit-learn.
         named = isinstance(X, str | Path)
         with Display(shown=progress) as display:
-            result = run(X, y, config=self, out=out, hold_out_test=named, watch=display.update, resume=resume)
+            result = run(
+                X,
+                y,
+                config=self,
+                out=out,
+                hold_out_test=named,
+                watch=display.update,
+                resume=resume,
+                tell=display.tell,
+            )
         self._adopt(result.model)
         self.history_, self.test_accuracy_, self.config_ = result.history, result.test_accuracy, result.config
-        self.skipped_ = result.skipped
+        self.skipped_, self.data_report_ = result.skipped, result.report
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:

@@ -207,6 +207,7 @@ def _fit(values: dict[str, Any], started: float, own: bool) -> int:
                 watch=display.update,
                 resume=values["resume"],
                 own_process=True,
+                tell=lambda lines: put_if_possible("\n".join(lines)),
             )
     finally:
         if made is not None:

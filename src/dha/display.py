@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
@@ -68,6 +69,12 @@ class Display:
         # An error is one line.
         self.bar.live.transient = kind is not None
         (self.bar.stop if kind is None else self.bar.live.stop)()
+
+    def tell(self, lines: Sequence[str]) -> None:
+        """Show lines above the progress bar."""
+        if not self.bar.disable:
+            for line in lines:
+                self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def update(self, progress: float, row: dict[str, Any]) -> None:
         """Show the share of the run that is over and the latest row of metrics; cheap enough for every step."""

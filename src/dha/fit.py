@@ -1,6 +1,7 @@
 """One run: from a source of labelled images to a trained, evaluated and saved model."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from dha import record, run_folder
 from dha.architecture import genotype_of, prepare_call
 from dha.checking import check
 from dha.config import Config, parse_budget
-from dha.data import Columns, Preprocessing, load_source, measure, split
+from dha.data import Columns, DataReport, Preprocessing, load_source, measure, split
 from dha.delivery import deliver
 from dha.engine import Budget, Checkpoints, keep_memory, make_fabric, set_precision, suited_precision
 from dha.errors import DhaError
@@ -37,6 +38,7 @@ class Run:
         skipped: number of files left out because they are not images.
         config: the resolved settings.
         place: folder of the model, where there was room for it; None if nothing was to be written.
+        report: what was read.
     """
 
     model: TrainedModel
@@ -46,6 +48,7 @@ class Run:
     skipped: int
     config: Config
     place: Path | None
+    report: DataReport
 
 
 def run(
@@ -59,6 +62,7 @@ def run(
     watch: Watch | None = None,
     resume: bool = False,
     own_process: bool = False,
+    tell: Callable[[Sequence[str]], None] | None = None,
 ) -> Run:
     """Train an image classifier, learning the parts that ``config.learn`` names jointly with its weights.
 
@@ -73,6 +77,7 @@ def run(
         resume: go on with the run in ``out`` from its last checkpoint and by its settings; begin where there is none.
         own_process: whether this process is there for the run alone. Then signals that ask it to end do so after the
             steps under way, with everything saved, and freed memory stays with it.
+        tell: called by the first process with lines that say what was read, before training begins.
 
     Raises:
         DhaError: for a bad setting, source or output folder, before any training; if the training diverges for good, or
@@ -84,7 +89,7 @@ def run(
     check_source(source)
     check_files(config)
     with run_folder.opened(out, source, config, resume) as folder:
-        return _run(source, labels, config, folder, hold_out_test, started, watch, resume, own_process)
+        return _run(source, labels, config, folder, hold_out_test, started, watch, resume, own_process, tell)
 
 
 def _run(
@@ -97,6 +102,7 @@ def _run(
     watch: Watch | None,
     resume: bool,
     own_process: bool,
+    tell: Callable[[Sequence[str]], None] | None,
 ) -> Run:
     # Code of a user may change the working directory.
     named, folder = folder, None if folder is None else folder.absolute()
@@ -127,6 +133,10 @@ def _run(
         test_fraction=config.test_fraction if hold_out_test else 0.0,
         seed=config.seed,
     )
+    if first_process():
+        if tell is not None:
+            tell(splits.report.lines(named))
+        record.data(folder, splits.report)
     images = fingerprint(splits)
     if saved is not None and saved.get("images") != images:
         raise DhaError(f"the run in {str(folder)!r} was begun with other images than are in {loaded.name!r} now")
@@ -169,12 +179,12 @@ def _run(
         if splits.test is not None:
             settings = preprocessing, config.images_per_step(), fabric.device
             _, accuracy = evaluate(network, splits.test, *settings, mirrored=model.mirrored)
-        model.learned = record.learned(joint, history, accuracy, final=True)
+        model.learned = record.learned(joint, history, accuracy, splits.report, final=True)
         with Stop(own_process):  # What is nearly over is not cut off.
             place = deliver(folder, model, checkpoints)
         if named is not None and folder is not None and place == folder / "model":
             place = named / "model"
-    return Run(model, history, accuracy, budget.used(), loaded.skipped, config, place)
+    return Run(model, history, accuracy, budget.used(), loaded.skipped, config, place, splits.report)
 
 
 def _check_time_left(config: Config, started: float, goal: str) -> None:

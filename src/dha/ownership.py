@@ -19,7 +19,15 @@ IMAGES = ".dha-images"
 LARGEST_JSON = 64 * 2**20
 """Bytes of a file of a model other than its weights."""
 
-_STARTS = {"metrics.csv": (0, b"epoch,"), "codes.safetensors": (8, b"{")}
+DATA, LEFT_OUT = "data.json", "left-out.csv"
+"""What was read, and path and reason of everything that was left out."""
+
+_STARTS = {
+    "metrics.csv": (0, b"epoch,"),
+    "codes.safetensors": (8, b"{"),
+    DATA: (0, b'{\n  "name": '),
+    LEFT_OUT: (0, b"path,reason"),
+}
 _MODEL = {"model.json": (0, b'{\n  "format": '), "policy.json": (0, b"{\n  "), "weights.safetensors": (8, b"{")}
 """What other files of runs and models have at which byte."""
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import platform
 import warnings
 from collections.abc import Iterator
@@ -16,12 +17,12 @@ from torch import nn
 from dha import __version__
 from dha.architecture import genotype_of
 from dha.config import LEARNED, Config
-from dha.data import Splits
+from dha.data import DataReport, Splits
 from dha.errors import DhaError
 from dha.files import write_bytes, write_text
 from dha.joint import JointTraining
 from dha.model import TrainedModel
-from dha.ownership import SETTINGS
+from dha.ownership import DATA, LEFT_OUT, SETTINGS
 from dha.run_folder import write_settings
 from dha.state import Position, RunState
 
@@ -82,6 +83,20 @@ def row(
     return values
 
 
+def data(folder: Path | None, report: DataReport) -> None:
+    """Write what was read to ``data.json``, and what was left out to ``left-out.csv``."""
+    if folder is None:
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "reason"))
+    writer.writerows(report.left_out.items())
+    with _complaining(folder / DATA):
+        write_text(folder / DATA, json.dumps(report.to_dict(), indent=2) + "\n")
+    with _complaining(folder / LEFT_OUT):
+        write_bytes(folder / LEFT_OUT, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
 class Metrics:
     """Writes ``metrics.csv``, a row at a time; a disk that is full does not end the run.
 
@@ -133,10 +148,14 @@ def _table(rows: list[dict[str, Any]], header: bool = False) -> str:
 
 
 def learned(
-    joint: JointTraining, history: list[dict[str, Any]], test_accuracy: float | None, final: bool
+    joint: JointTraining,
+    history: list[dict[str, Any]],
+    test_accuracy: float | None,
+    report: DataReport,
+    final: bool,
 ) -> dict[str, Any]:
-    """Return what ``model.json`` says beside the network: policy, course of the hyper-parameters, results, whether the
-    run is over.
+    """Return what ``model.json`` says beside the network: what was read, policy, course of the hyper-parameters,
+    results, whether the run is over.
     """
     names = ("epoch", "learning_rate", "head_learning_rate", "scheduled_learning_rate", *LEARNED[1:])
     last = history[-1] if history else {}
@@ -144,6 +163,7 @@ def learned(
     return {
         "final": final,
         "versions": {"dha": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "data": report.to_dict(),
         "policy": None if joint.policy is None else joint.policy.to_dict(),
         "schedule": [{name: values[name] for name in names} for values in _thinned(history)],
         "results": {
@@ -169,7 +189,7 @@ def interim(folder: Path | None, network: nn.Module, state: RunState, splits: Sp
     if folder is None or not state.position.history:
         return
     joint, genotype = state.joint, genotype_of(network, state.config.network)
-    values = learned(joint, state.position.history, None, final=False)
+    values = learned(joint, state.position.history, None, splits.report, final=False)
     mirrored = bool(state.position.mirrored)
     model = TrainedModel(network, splits.classes, joint.preprocessing, genotype, values, mirrored)
     with _complaining(folder / "model"):

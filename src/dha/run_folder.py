@@ -13,7 +13,7 @@ from dha.config import Config, config_dict
 from dha.data import Cache
 from dha.errors import DhaError, one_line, printable
 from dha.files import lock, read_bytes, remove_temporary, write_text
-from dha.ownership import CHECKPOINTS, HEADER, MODEL_FILES, SETTINGS, check_out, unwritable
+from dha.ownership import CHECKPOINTS, DATA, HEADER, LEFT_OUT, MODEL_FILES, SETTINGS, check_out, unwritable
 from dha.settings_file import parsed
 from dha.state import resumed_config
 from dha.terminal import first_process
@@ -63,7 +63,8 @@ def opened(out: str | Path | None, source: Any, config: Config, resume: bool = F
         yield Path(out)
     except BaseException:
         if not begun and not any((folder / name).exists() for name in (*CHECKPOINTS, "metrics.csv", "model")):
-            (folder / SETTINGS).unlink(missing_ok=True)
+            for name in (SETTINGS, DATA, LEFT_OUT):
+                (folder / name).unlink(missing_ok=True)
             Cache(folder=folder).remove()
         raise
     finally:

@@ -117,7 +117,7 @@ def test_images_that_cannot_be_read_are_skipped_on_disk_too(photos: Path, tmp_pa
         assert torch.equal(source.train.labels, memory.train.labels)
     with pytest.raises(DhaError, match=r"10\.jpg cannot be read"):
         load_source(photos, image_size=16, cache="disk", folder=tmp_path / "run")
-    assert len(list((tmp_path / "run" / module.FOLDER).iterdir())) == 1, "nothing is left of the attempt"
+    assert len(list((tmp_path / "run" / module.FOLDER).iterdir())) == 2, "nothing is left of the attempt"
 
 
 def test_a_run_decodes_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -156,10 +156,10 @@ def test_a_partial_file_follows_no_link(photos: Path, tmp_path: Path):
     run, victim = tmp_path / "run", tmp_path / "victim"
     load = partial(load_source, photos, image_size=16, cache="disk", folder=run)
     expected = load().train.images.clone()
-    (file,) = (run / module.FOLDER).iterdir()
+    (file,) = (run / module.FOLDER).glob("*.u8")
     victim.write_text("mine")
-    for planted in (file, file.with_suffix(".partial")):
-        file.unlink()
+    for planted in (file, file.with_suffix(".json"), file.with_suffix(".partial")):
+        file.unlink(missing_ok=True)
         planted.unlink(missing_ok=True)
         planted.symlink_to(victim)
         assert torch.equal(load().train.images, expected)
@@ -176,9 +176,10 @@ def test_a_file_that_was_cut_off_is_decoded_anew(photos: Path, tmp_path: Path):
     run = tmp_path / "run"
     load = partial(load_source, photos, image_size=16, cache="disk", folder=run)
     expected = load().train.images.clone()
-    (file,) = (run / module.FOLDER).iterdir()
-    os.truncate(file, file.stat().st_size // 2)
-    assert torch.equal(load().train.images, expected)
+    (file,) = (run / module.FOLDER).glob("*.u8")
+    for cut_off in (file, file.with_suffix(".json")):
+        os.truncate(cut_off, cut_off.stat().st_size // 2)
+        assert torch.equal(load().train.images, expected)
 
 
 def test_without_a_folder_no_file_is_left(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

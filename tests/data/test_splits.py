@@ -3,9 +3,11 @@ import pytest
 import torch
 
 from dha.data import ImageFormat, LabelledImages, Source, Splits, split
-from dha.errors import DhaError
+from dha.errors import DataWarning, DhaError
 
 COUNTS = [100, 40, 9, 3]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*rare classes are learned badly")
 
 
 def numbered(counts: list[int], first: int = 0) -> LabelledImages:
@@ -103,3 +105,39 @@ def test_scarce_classes_are_named():
 def test_bad_fractions(arguments: tuple[float, float, int], message: str):
     with pytest.raises(DhaError, match=message):
         run(source(), *arguments)
+
+
+def test_uneven_classes_are_told_in_one_warning():
+    with pytest.warns(DataWarning) as caught:
+        run(source([44, 4, 4]))
+    assert [str(warning.message) for warning in caught] == [
+        "numbered: class 'a' has 44 training images, 'b' has 4: rare classes are learned badly, --class-weights "
+        "balanced gives every class the same weight"
+    ]
+
+
+@pytest.mark.filterwarnings("error")
+def test_classes_of_ten_to_one_are_not_warned_of():
+    run(source([40, 4, 4]))
+
+
+def test_images_in_two_classes_are_told_by_name():
+    train, validation = numbered([2, 2]), numbered([2, 2], 1)
+    train = LabelledImages(train.images, torch.tensor([0, 1, 0, 1]))
+    validation = LabelledImages(validation.images[:2], torch.tensor([0, 0]))
+    given = Source(
+        "numbered",
+        train,
+        validation,
+        None,
+        ("a", "b"),
+        source().image_format,
+        names={"train": lambda rows: [f"{row}.png" for row in rows]},
+    )
+    assert numbers(train) == [0, 1, 2, 3]
+    assert numbers(validation) == [1, 2]
+    with pytest.warns(DataWarning) as caught:
+        splits = run(given, test=0)
+    assert splits.report.conflicts == [("1.png", "b"), ("validation[0]", "a")]
+    assert "2 images are in more than one class" in str(caught[1].message)
+    assert "1.png in 'b', validation[0] in 'a'; remove them" in str(caught[1].message)

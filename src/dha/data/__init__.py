@@ -9,6 +9,7 @@ from dha.data.images import LabelledImages, on_device
 from dha.data.labels import Classes
 from dha.data.parts import OnBadImage
 from dha.data.preprocessing import Preprocessing, measure
+from dha.data.report import DataReport
 from dha.data.resizing import convert_channels, resize_arrays
 from dha.data.sources import Source, load_source
 from dha.data.splits import Splits, split
@@ -20,6 +21,7 @@ __all__ = [
     "Cache",
     "Classes",
     "Columns",
+    "DataReport",
     "ImageChunk",
     "ImageFormat",
     "LabelledImages",

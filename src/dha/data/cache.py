@@ -6,6 +6,7 @@ Without a folder, or for a source that is no path, it is a temporary file withou
 """
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,8 +31,8 @@ MEMORY_SHARE = 0.25
 """Of the memory of the machine, what the images of one part (train, validation, test) may take before they are kept on
 disk."""
 
-_VERSION = 2
-_OWN = re.compile(r"[0-9a-f]{16}\.(u8|partial)")
+_VERSION = 3
+_OWN = re.compile(r"[0-9a-f]{16}\.(u8|json|partial)")
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,18 @@ class Cache:
     source: Path | Sequence[str] | None = None
 
     def keep(
-        self, shape: tuple[int, int, int, int], name: str, fill: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
+        self, shape: tuple[int, int, int, int], name: str, fill: Callable[[Tensor], tuple[Tensor, Any]]
+    ) -> tuple[Tensor, Tensor, Any]:
         """Have images decoded, unless a process of this run has done it before.
 
         Args:
             shape: (N, C, S, S).
             name: tells these from other images of the same source and shape.
-            fill: writes to its argument, uint8 of that shape, zeros, and returns a byte for each of the N, which is
-                kept, too.
+            fill: writes to its argument, uint8 of that shape, zeros, and returns a byte for each of the N, and what
+                else is known of them, as JSON has it; both are kept, too.
 
         Returns:
-            The images, and the bytes that `fill` returned, uint8 (N,).
+            The images, and what `fill` returned, uint8 (N,) and any.
 
         Raises:
             DhaError: if there is no room on the disk, which is taken before anything is decoded.
@@ -68,36 +69,38 @@ class Cache:
         on_disk = math.prod(shape) > MEMORY_SHARE * total_memory() if self.where == "auto" else self.where == "disk"
         if not on_disk:
             images = torch.zeros(shape, dtype=torch.uint8)
-            return images, fill(images)
+            return images, *fill(images)
         if self.folder is None or self.source is None:
             images, _ = self._anonymous(shape)
-            return images, fill(images)
+            return images, *fill(images)
         folder = self.folder / FOLDER
-        key = hashlib.sha256(repr((_VERSION, shape, name, _identity(self.source, self.folder))).encode()).hexdigest()[
-            :16
-        ]
-        file, partial = folder / f"{key}.u8", folder / f"{key}.partial"
+        told_by = _VERSION, shape, name, _identity(self.source, self.folder)
+        key = hashlib.sha256(repr(told_by).encode()).hexdigest()[:16]
+        file, known, partial = (folder / f"{key}.{suffix}" for suffix in ("u8", "json", "partial"))
         with _unwritable(folder):
             if folder.is_symlink():
                 raise OSError(0, "it is a link")
             folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             # A file of another size was cut off; a link leads to a file of somebody else.
-            if file.is_symlink() or not file.is_file() or file.stat().st_size != _size(shape):
+            if file.is_symlink() or not file.is_file() or file.stat().st_size != _size(shape) or not _read(known):
                 try:
-                    with _unwritable(folder):
-                        partial.unlink(missing_ok=True)  # of a run that was killed
-                        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+                    _make(partial)
                     images, there = _mapped(partial, shape)
-                    there.copy_(fill(images))
+                    states, facts = fill(images)
+                    there.copy_(states)
                     with _unwritable(folder), open(partial, "r+b") as written:
                         os.fsync(written.fileno())
                     partial.replace(file)
+                    _make(partial)
+                    with _unwritable(folder):
+                        partial.write_text(json.dumps([facts]))
+                    partial.replace(known)
                 except BaseException:
                     partial.unlink(missing_ok=True)
                     raise
-        images, there = _mapped(file, shape)
-        return images, there
+            (facts,) = _read(known)
+        return *_mapped(file, shape), facts
 
     def remove(self) -> None:
         """Remove the files of the run, and nothing else: it is over."""
@@ -136,6 +139,24 @@ def _mapped(file: Path, shape: tuple[int, int, int, int]) -> tuple[Tensor, Tenso
                     opened.truncate(size)
     whole = torch.from_file(str(file), shared=True, size=size, dtype=torch.uint8)
     return whole[:pixels].view(shape), whole[pixels:]
+
+
+def _make(partial: Path) -> None:
+    """Make an empty file, in place of that of a run that was killed, following no link."""
+    with _unwritable(partial.parent):
+        partial.unlink(missing_ok=True)
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
+def _read(known: Path) -> list[Any]:
+    """Return what is known of decoded images, in a list; an empty one if that is missing or cut off."""
+    try:
+        if known.is_symlink() or not known.is_file():
+            return []
+        facts = json.loads(known.read_text())
+    except (OSError, ValueError):
+        return []
+    return facts if isinstance(facts, list) and len(facts) == 1 else []
 
 
 def _size(shape: tuple[int, int, int, int]) -> int:

@@ -60,6 +60,11 @@ class LabelledImages:
         return self._labels if self._rows is None else self._labels[self._rows]
 
     @property
+    def rows(self) -> Tensor:
+        """The rows of the store that they are, int32, (N,)."""
+        return self._all_rows()
+
+    @property
     def device(self) -> torch.device:
         """Where the store is."""
         return self._store.device

@@ -1,6 +1,7 @@
 """One part (train, validation, test) of a source before its pixels are read, so that errors come before work."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,11 +16,12 @@ from torch import Tensor
 from dha.config import Resize
 from dha.data.array_pixels import array_pixels
 from dha.data.cache import Cache
-from dha.data.decoding import read_header, read_image
+from dha.data.decoding import ImageFacts, read_header, read_image
 from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, ImageFormat, read_alike, typical_size
 from dha.data.labels import Labels
+from dha.data.report import Facts
 from dha.data.resizing import convert_channels, resize_arrays
-from dha.errors import DhaError
+from dha.errors import DhaError, printable
 
 OnBadImage = Literal["error", "skip"]
 
@@ -35,6 +37,13 @@ _STATES: list[dict[str, int | None]] = [
 
 _SAMPLE = 64
 _CHUNK = 256
+
+_LOOK_ON = 1024
+"""Images that are read at least before an error ends that, so that it can say how many are damaged."""
+
+
+_Decoded = Future[ImageFacts | tuple[str, DhaError] | None]
+"""An image that is being read: what it was, or its name and the error."""
 
 
 class Part(Protocol):
@@ -68,12 +77,14 @@ class PartImages(NamedTuple):
         readable: which of them could be read, int64 (M,); None for all.
         integer_white, float_white: the least that the values of all images of more than 8 bits fit, as `ImageFormat`
             has them; None if there are no such images.
+        facts: what they were before they were converted.
     """
 
     images: Tensor
     readable: Tensor | None
-    integer_white: int | None = None
-    float_white: int | None = None
+    integer_white: int | None
+    float_white: int | None
+    facts: Facts
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,12 @@ class ArrayPart:
             for some in converted.values()
         ]
         integer, floats = ([getattr(some, name) or 0 for some in converted.values()] for name in _NAMES)
-        return PartImages(torch.cat(images), None, max(integer) or None, max(floats) or None)
+        sizes = Counter[tuple[int, int]]()
+        for array in self.arrays.values():
+            sizes[array.shape[2], array.shape[1]] += len(array)
+        transparent = Counter(transparent=sum(some.transparent for some in converted.values()))
+        facts = Facts(sizes, Counter(array=len(self.labels)), transparent)
+        return PartImages(torch.cat(images), None, max(integer) or None, max(floats) or None, facts)
 
 
 class Items(Protocol):
@@ -185,13 +201,32 @@ class ItemPart:
         """
         shape = len(self.labels), image_format.channels, image_format.image_size, image_format.image_size
         name = f"{self.place}, {image_format}, on_bad_image={on_bad_image}"
-        images, states = cache.keep(shape, name, lambda images: self._decode(images, image_format, on_bad_image))
-        readable = None if states.all() else states.nonzero()[:, 0]
-        return PartImages(images, readable, *_deepest(states))
 
-    def _decode(self, images: Tensor, image_format: ImageFormat, on_bad_image: OnBadImage) -> Tensor:
-        states = torch.zeros(len(images), dtype=torch.uint8)
-        self._decode_some(None, images, states, image_format, on_bad_image)
+        def fill(images: Tensor) -> tuple[Tensor, Any]:
+            states, facts = self._decode(images, image_format, on_bad_image)
+            return states, facts.to_dict()
+
+        images, states, facts = cache.keep(shape, name, fill)
+        readable = None if states.all() else states.nonzero()[:, 0]
+        return PartImages(images, readable, *_deepest(states), Facts.from_dict(facts))
+
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """Return what errors call the images at `indices`."""
+        wanted, found = set(indices), {}
+        first = 0
+        for items in self.items.chunks(_CHUNK):
+            found |= {i: self._name(i, items[i - first]) for i in range(first, first + len(items)) if i in wanted}
+            first += len(items)
+            if len(found) == len(wanted):
+                break
+        return [found.get(i, f"{self.place}[{i}]") for i in indices]
+
+    def _name(self, index: int, item: Any) -> str:
+        return str(item) if isinstance(item, str | Path) else f"{self.place}[{index}]"
+
+    def _decode(self, images: Tensor, image_format: ImageFormat, on_bad_image: OnBadImage) -> tuple[Tensor, Facts]:
+        states, facts = torch.zeros(len(images), dtype=torch.uint8), Facts()
+        self._decode_some(None, images, states, facts, image_format, on_bad_image)
         # What is white is known only now; images whose own values fit less have been scaled by less.
         found = {
             n: white for n, white in zip(_NAMES, _deepest(states), strict=True) if getattr(image_format, n) is None
@@ -199,36 +234,50 @@ class ItemPart:
         differ = [s for s, own in enumerate(_STATES) if any(own.get(n) not in (None, found[n]) for n in found)]
         again = torch.isin(states, torch.tensor(differ, dtype=torch.uint8))
         if again.any():
-            self._decode_some(again, images, states, replace(image_format, **found), on_bad_image)
-        return states
+            self._decode_some(again, images, states, Facts(), replace(image_format, **found), on_bad_image)
+        return states, facts
 
     def _decode_some(
         self,
         wanted: Tensor | None,
         images: Tensor,
         states: Tensor,
+        facts: Facts,
         image_format: ImageFormat,
         on_bad_image: OnBadImage,
     ) -> None:
-        def decode(index: int, item: Any) -> DhaError | None:
+        def decode(index: int, item: Any) -> ImageFacts | tuple[str, DhaError] | None:
             if wanted is not None and not wanted[index]:
                 return None
-            name = str(item) if isinstance(item, str | Path) else f"{self.place}[{index}]"
+            name = self._name(index, item)
             try:
-                pixels, facts = read_image(item, image_format, name)
+                pixels, known = read_image(item, image_format, name)
             except DhaError as error:
-                return error
+                return name, error
             images[index] = pixels
-            states[index] = _STATES.index({name: getattr(facts, name) for name in _NAMES})
-            return None
+            states[index] = _STATES.index({name: getattr(known, name) for name in _NAMES})
+            return known
 
-        def finish(decoded: list[Future[DhaError | None]]) -> None:
-            for future in decoded:
-                error = future.result()
-                if error is not None and on_bad_image == "error":
-                    raise DhaError(f"{error}, or leave it out with --on-bad-image skip") from error
+        bad: list[tuple[str, DhaError]] = []
+        looked_at = 0
 
-        under_way: list[Future[DhaError | None]] = []
+        def finish(decoded: list[_Decoded]) -> None:
+            nonlocal looked_at
+            looked_at += len(decoded)
+            for known in [future.result() for future in decoded]:
+                if isinstance(known, ImageFacts):
+                    facts.add(known)
+                elif known is not None:
+                    bad.append(known)
+
+        def refuse_bad() -> None:
+            if bad and on_bad_image == "error":
+                more = (
+                    f" ({len(bad) - 1} more of the first {looked_at} images cannot be read either)" if bad[1:] else ""
+                )
+                raise DhaError(f"{bad[0][1]}{more}, or leave it out with --on-bad-image skip") from bad[0][1]
+
+        under_way: list[_Decoded] = []
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         try:
             count = 0
@@ -240,7 +289,11 @@ class ItemPart:
                 finish(under_way)
                 under_way = begun
                 count += len(items)
+                if looked_at >= _LOOK_ON:
+                    refuse_bad()
             finish(under_way)
+            refuse_bad()
+            facts.unreadable.update((name, str(error).removeprefix(f"{printable(name)} ")) for name, error in bad)
             if count < len(images):
                 raise self._changed()
         finally:

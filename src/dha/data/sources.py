@@ -1,7 +1,7 @@
 """Labelled images from any kind of source, checked before any long work."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from dha.data.images import LabelledImages
 from dha.data.labels import Classes, encode, find_classes
 from dha.data.parts import ItemPart, OnBadImage, Part, Parts, Sliced
 from dha.data.preprocessing import SMALLEST_SIZE
+from dha.data.report import DataReport, Facts
 from dha.data.table_files import SUFFIXES, Columns, is_table, read_frame, read_table
 from dha.data.tables import open_paths, open_table, open_table_folder
 from dha.errors import DhaError
@@ -40,7 +41,8 @@ _KINDS = (
 class Source:
     """Labelled images in memory or on disk, all of one format.
 
-    `classes[k]` is the class with number k; `skipped` counts images left out because they could not be read.
+    `classes[k]` is the class with number k; `skipped` counts images left out because they could not be read; `report`
+    says what was read; `names` gives, for a part, what errors call the images of these rows of its store.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Source:
     classes: Classes
     image_format: ImageFormat
     skipped: int = 0
+    report: DataReport = field(default_factory=DataReport)
+    names: Mapping[str, Callable[[Sequence[int]], list[str]]] = field(default_factory=dict)
 
 
 def load_source(
@@ -117,19 +121,34 @@ def load_source(
         image_size = image_size or _check_size(min(LARGEST_DEFAULT_SIZE, own_size), f"images in {parts.train.place}")
     image_format = ImageFormat(image_size, channels, resize, background, integer_white, float_white)
     loaded: dict[str, LabelledImages] = {}
-    skipped = 0
     kept_in = Cache(cache, folder, _listed_files(parts) or _path(source))
     readers = {name: partial(part.read, on_bad_image=on_bad_image, cache=kept_in) for name, part in _present(parts)}
     read, image_format = read_alike(readers, image_format)
+    facts = sum((some.facts for some in read.values()), Facts())
     for name, part in _present(parts):
         images, good = read[name][:2]
         loaded[name] = LabelledImages(images, numbers[name])
         if good is not None:
             loaded[name] = loaded[name].select(good)
-            skipped += len(images) - len(good)
             _check_readable(numbers[name], loaded[name], known, part.place)
+    report = DataReport(
+        parts.name,
+        parts.layout,
+        known,
+        image_format=image_format,
+        facts=facts,
+        left_out=parts.left_out | facts.unreadable,
+    ).with_parts({name: images.labels for name, images in loaded.items()})
     return Source(
-        parts.name, loaded["train"], loaded.get("validation"), loaded.get("test"), known, image_format, skipped
+        parts.name,
+        loaded["train"],
+        loaded.get("validation"),
+        loaded.get("test"),
+        known,
+        image_format,
+        len(facts.unreadable),
+        report,
+        {name: part.names for name, part in _present(parts) if isinstance(part, ItemPart)},
     )
 
 

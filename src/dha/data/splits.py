@@ -1,17 +1,23 @@
 """Train, validation and test parts for one run."""
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from dha.data.duplicates import warn_of_duplicates
+from dha.data.duplicates import find_duplicates
 from dha.data.images import LabelledImages
 from dha.data.labels import Classes
+from dha.data.report import DataReport
 from dha.data.sources import Source
 from dha.data.stratify import hold_out
-from dha.errors import DhaError
+from dha.errors import DataWarning, DhaError
 
 _TEST_SEED = 7_919  # fixed: a test part that moved with the run's seed would leak into the next run's training
+
+_UNEVEN = 10
+"""How many times as many images one class may have as another."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,7 @@ class Splits:
         train, validation, test: the images; `test` is None if there is none.
         classes: what labels stand for.
         held_out: whether the validation images were taken out of the training images.
+        report: what was read, by these parts.
     """
 
     train: LabelledImages
@@ -29,6 +36,7 @@ class Splits:
     test: LabelledImages | None
     classes: Classes
     held_out: bool
+    report: DataReport = field(default_factory=DataReport)
 
 
 def split(source: Source, *, validation_fraction: float, test_fraction: float, seed: int) -> Splits:
@@ -45,7 +53,8 @@ def split(source: Source, *, validation_fraction: float, test_fraction: float, s
         Disjoint parts with at least one image of each class in every part that was held out and in train.
 
     Warns:
-        DataWarning: if an image of one part is in another part too, with counts.
+        DataWarning: if an image of one part is in another part too, with counts; if an image is in two classes; if a
+            class has more than ten times as many training images as another.
 
     Raises:
         DhaError: if a fraction or the seed is out of range, or a class has too few images to be split.
@@ -64,8 +73,31 @@ def split(source: Source, *, validation_fraction: float, test_fraction: float, s
     if hold_validation:
         train, validation = _hold_out(train, validation_fraction, seed, keep=1)
     assert validation is not None
-    warn_of_duplicates({"training": train, "validation": validation, "test": test}, source.name)
-    return Splits(train, validation, test, source.classes, hold_validation)
+    parts = {"train": train, "validation": validation, "test": test}
+    present = {name: part for name, part in parts.items() if part is not None}
+    held_out = [name for name, held in (("validation", hold_validation), ("test", hold_test)) if held]
+
+    def names(part: str, rows: Sequence[int]) -> list[str]:
+        origin = "train" if part in held_out else part
+        return source.names[origin](rows) if origin in source.names else [f"{origin}[{row}]" for row in rows]
+
+    conflicts = find_duplicates(present, source.classes, source.name, names)
+    _warn_of_uneven(source)
+    report = source.report.with_parts({name: part.labels for name, part in present.items()}, held_out, conflicts)
+    return Splits(train, validation, test, source.classes, hold_validation, report)
+
+
+def _warn_of_uneven(source: Source) -> None:
+    counts = np.bincount(source.train.labels.numpy(), minlength=len(source.classes))
+    most, least = int(counts.argmax()), int(counts.argmin())
+    if counts[most] > _UNEVEN * counts[least]:
+        warnings.warn(
+            f"{source.name}: class {source.classes[most]!r} has {counts[most]} training images, "
+            f"{source.classes[least]!r} has {counts[least]}: rare classes are learned badly, --class-weights balanced "
+            "gives every class the same weight",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _hold_out(data: LabelledImages, fraction: float, seed: int, keep: int) -> tuple[LabelledImages, LabelledImages]:
