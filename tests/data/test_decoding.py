@@ -271,7 +271,7 @@ def test_colours_of_12_bits_in_16_keep_their_levels(tmp_path: Path, kind: str):
     assert np.abs(read[:, 1].T.numpy() - columns / 257).max() <= 1
     with pytest.raises(DhaError, match="values above 1023"):
         decode(tmp_path / "a", 3, 3, integer_white=1023)
-    assert read_header(tmp_path / "a").grey == "grey" in kind
+    assert read_header(tmp_path / "a").grey == ("grey" in kind)
 
 
 def test_deep_colours_are_turned_upright(tmp_path: Path):
