@@ -1,8 +1,8 @@
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from dha import ImageClassifier
-from dha.cli import main
+from dha import ImageClassifier, __version__
+from dha.cli import main, resuming
+from dha.options import parse
 
 SMALL = [
     "--epochs=1",
@@ -30,13 +31,15 @@ def run(tmp_path_factory):
     return out
 
 
-def test_fit_prints_what_was_found(tmp_path, capsys):
-    assert main(["fit", "digits", "--out", str(tmp_path / "run"), *SMALL]) == 0
+def test_fit_prints_what_was_found_and_names_the_folder_of_a_run_that_has_none(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *SMALL, "digits"]) == 0
     out = capsys.readouterr().out
     last = dict(line.split(": ", 1) for line in out.splitlines() if ": " in line)
     assert 0 <= float(last["test accuracy"].removesuffix(" %")) <= 100
     assert len(last["test accuracy"].removesuffix(" %").split(".")[1]) == 2
-    assert last["model"] == str(tmp_path / "run" / "model")
+    assert (last["out"], last["model"]) == ("runs/digits-1", "runs/digits-1/model")
+    assert (tmp_path / "runs" / "digits-1" / "model" / "model.json").is_file()
     assert "node 1" in out
     assert "->" in last["learning rate"]
     assert "nats" in last["policy"]
@@ -125,17 +128,46 @@ def test_unknown_keys_are_errors(text, tmp_path, capsys):
     assert "colour" in capsys.readouterr().err
 
 
-def test_help_does_not_wait_for_torch():
-    code = """
-import sys, dha.cli
+WRONG = [
+    [],
+    ["fti"],
+    ["fit"],
+    ["fit", "digits", "--epoch=3"],
+    ["fit", "digits", "--epochs=0"],
+    ["fit", "digits", "--budget=soon"],
+    ["fit", "digits", "--device=gpu"],
+    ["fit", "digits", "--network=nowhere.py:make"],
+    ["fit", "digits", "--augmentation.start=nowhere.json"],
+    ["fit", "digits", "--config=nowhere.yaml"],
+    ["fit", "./nowhere"],
+    ["fit", "digits", "--out=/proc/nowhere/run"],
+    ["fit", "digits", "--out=taken"],
+    ["fit", "digits", "--resume"],
+    ["predict", "nowhere", "x.png"],
+    ["evaluate", "nowhere", "digits"],
+]
+
+
+def test_help_and_what_is_wrong_without_an_image_do_not_wait_for_torch(tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").touch()
+    code = f"""
+import sys, time, dha.cli
 assert dha.cli.main(["fit", "--help"]) == 0
+assert dha.cli.main(["--version"]) == 0
+for words in {WRONG!r}:
+    assert dha.cli.main(words) == 2, words
 assert "torch" not in sys.modules
 """
-    began = time.monotonic()
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    run = [sys.executable, "-c", code]
+    result = subprocess.run(run, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "--image-size" in result.stdout
-    assert time.monotonic() - began < 20
+    assert f"\ndha {__version__}\n" in result.stdout
+    lines = result.stderr.splitlines()
+    assert len(lines) == len(WRONG), "an error is a line"
+    assert all(line.startswith("dha") for line in lines)
+    assert [p.name for p in tmp_path.rglob("*")] == ["taken", "thesis.txt"], "nothing is left behind"
 
 
 def test_models_and_parts_do_not_wait_for_what_only_runs_need():
@@ -162,3 +194,118 @@ json.dump([os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT")],
 """
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert json.loads(done.stderr) == [policy, spins]
+
+
+def pictures(folder, count):
+    files = []
+    for index in range(count):
+        files.append(str(folder / f"{index}.png"))
+        Image.new("L", (8, 8), index).save(files[-1])
+    return files
+
+
+def test_a_file_that_cannot_be_read_costs_only_itself(run, tmp_path, capsys):
+    good, bad = pictures(tmp_path, 3), tmp_path / "bad.png"
+    bad.write_text("no image")
+    files = [good[0], str(bad), *good[1:], str(tmp_path / "nowhere.png")]
+    assert main(["predict", str(run / "model"), *files, "--json"]) == 2
+    shown = capsys.readouterr()
+    assert [json.loads(line)["image"] for line in shown.out.splitlines()] == good
+    for name, line in zip(("bad.png", "nowhere.png", "2 of 5"), shown.err.splitlines(), strict=True):
+        assert name in line
+
+    assert main(["predict", "--on-bad-image=error", str(run / "model"), *files]) == 2
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 3, "what was read is predicted"
+    assert len(shown.err.splitlines()) == 1
+
+
+def test_a_device_of_a_model_is_one_of_this_machine(run, tmp_path, capsys):
+    files = pictures(tmp_path, 1)
+    assert main(["predict", str(run / "model"), *files, "--device=auto"]) == 0
+    for name in ("gpu", "cuda:99"):
+        assert main(["predict", str(run / "model"), *files, f"--device={name}"]) == 2
+        assert f"--device='{name}'" in capsys.readouterr().err
+
+
+def test_names_that_no_encoding_knows_are_printed_as_they_can_be(run, tmp_path, capsys):
+    (file,) = pictures(tmp_path, 1)
+    os.rename(file, name := os.fsdecode(os.fsencode(tmp_path) + b"/x\xff.png"))
+    for more in ([], ["--json"]):
+        assert main(["predict", str(run / "model"), name, *more]) == 0
+        assert capsys.readouterr().out.split("\t")[0].count("x\\udcff.png") == 1
+
+
+def test_predictions_that_nobody_reads_end_quietly(run, tmp_path, capsys, monkeypatch):
+    files = pictures(tmp_path, 1)
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main(["predict", str(run / "model"), *files]) == 141
+    assert capsys.readouterr().err == ""
+    with open("/dev/full", "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main(["predict", str(run / "model"), *files]) == 2
+    assert "standard output cannot be written" in capsys.readouterr().err
+
+
+def failing(monkeypatch, error):
+    def load(*arguments, **settings):
+        raise error
+
+    monkeypatch.setattr("dha.fit.load_source", load)
+
+
+def test_what_was_not_foreseen_is_a_line_and_a_traceback_in_a_file(tmp_path, capsys, monkeypatch):
+    failing(monkeypatch, RuntimeError("two\nlines"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(["fit", "digits", "--out", str(tmp_path / "run")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "unforeseen RuntimeError: two lines; please report it" in line
+    (file,) = tmp_path.glob("dha-error-*.txt")
+    assert str(file) in line
+    assert "in load\n    raise error" in file.read_text()
+    assert main(["fit", "digits", "--debug", "--out", str(tmp_path / "run")]) == 1
+    assert "in load\n    raise error" in capsys.readouterr().err
+    assert len(list(tmp_path.iterdir())) == 1, "neither a second file nor a folder of the run"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "the memory does not suffice"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"),
+            "the memory does not suffice (CUDA out of memory. Tried)",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "the memory does not suffice"),
+        (RuntimeError("can't start new thread"), "the system allows no more threads"),
+        (PermissionError(13, "Permission denied", "x\n.png"), "'x\\n.png': Permission denied"),
+    ],
+)
+def test_what_the_machine_refuses_is_a_line_and_exit_code_2(error, message, tmp_path, capsys, monkeypatch):
+    failing(monkeypatch, error)
+    assert main(["fit", "digits", "--out", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_while_images_are_read_leaves_nothing_behind(number, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dha.fit.load_source", lambda *a, **b: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    assert main(["fit", "digits", "--out", str(tmp_path / "run")]) == 128 + number
+    assert capsys.readouterr().err == f"dha fit: interrupted by signal {number:d}\n"
+    assert not (tmp_path / "run").exists()
+    assert signal.getsignal(number) == before
+
+
+def test_the_command_that_goes_on_names_what_the_folder_does_not_hold():
+    words = ["--out=my runs/é", "--devices=2", "--cache", "disk", "--network=net.py:f", "--seed=3", "--", "--a\udcff"]
+    values = parse("fit", words)
+    command = resuming(values)
+    assert command.endswith("fit '--out=my runs/é' --resume --cache=disk --devices=2 --network=net.py:f -- $'--a\\377'")
+    script = f'set -- {command}; printf %s "${{@: -1}}"'
+    assert subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout == b"--a\xff"

@@ -1,3 +1,8 @@
+import os
+import sys
+
+import pytest
+
 from dha import HyperparametersConfig
 from dha.display import Display, summary
 from dha.fit import run
@@ -25,3 +30,23 @@ def test_display_shows_the_metrics_of_the_latest_epoch(small, capsys):
     assert "100%" in shown
     assert "epoch 1" in shown
     assert "validation" in shown
+
+
+def test_a_display_that_cannot_be_written_raises_nothing(monkeypatch):
+    with open("/dev/full", "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with Display() as display:
+            display.update(0.5, {})
+            display.update(1.0, {})
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def test_an_error_ends_a_display_without_a_line(capsys):
+    def fail():
+        with Display() as display:
+            display.update(0.5, {})
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert capsys.readouterr().err == ""

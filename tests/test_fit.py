@@ -331,3 +331,37 @@ def test_looks_become_rarer_in_a_run(small, monkeypatch):
     assert apart[0] == 2
     assert apart[-1] > 2
     assert apart[-1] >= looks[-1] / LOOKS / 2
+
+
+NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strategy": "nonsense"}, "strategy='nonsense'"),
+        ({"network": "net.py:absent"}, "net.py has no function 'absent'"),
+        ({"network": "net.py:make"}, "running net.py failed"),
+        ({"epochs": None, "budget": 1e-9}, "was over before training began"),
+        pytest.param(
+            {"device": "cuda"}, "device='cuda'", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA")
+        ),
+    ],
+)
+def test_what_needs_no_image_is_checked_before_any_is_read(settings, message, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text("import absent\n" if "make" in str(settings) else "make = dict\n")
+    monkeypatch.setattr("dha.fit.load_source", None)
+    with pytest.raises(DhaError, match=message):
+        run("digits", config=small(**({"space": "auto"} if "network" in settings else {}), **settings), out="run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("own_process", [True, False])
+def test_freed_memory_stays_only_with_a_process_of_the_run_itself(own_process, small, monkeypatch):
+    kept = []
+    monkeypatch.setattr("dha.fit.keep_memory", lambda: kept.append(True))
+    monkeypatch.setattr("dha.fit.measure", None)
+    with pytest.raises(TypeError):
+        run("digits", config=small(), own_process=own_process)
+    assert bool(kept) is own_process

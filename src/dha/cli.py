@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _let_threads_sleep()
     if own:
         show_warnings_in_one_line()
-    with EndBySignal():
+    with EndBySignal(to_the_end=own):
         return _guarded(words, started, own)
 
 
@@ -91,12 +91,12 @@ def _guarded(words: list[str], started: float, own: bool) -> int:
         return 128 + signal.SIGPIPE
     except Interrupted as interrupted:
         if first_process():
-            say(f"{speaker}: {interrupted}; go on with it by\n  {_resuming(values)}")
+            say(f"{speaker}: {interrupted}; go on with it by\n  {resuming(values)}")
         return 128 + interrupted.signal
     except KeyboardInterrupt as interrupt:
         number = interrupt.signal if isinstance(interrupt, Ended) else signal.SIGINT
         if first_process():
-            going_on = f"; go on with it by\n  {_resuming(values)}" if _can_resume(values) else ""
+            going_on = f"; go on with it by\n  {resuming(values)}" if _can_resume(values) else ""
             say(f"{speaker}: interrupted by signal {number:d}{going_on}")
         return 128 + number
     except Exception as error:
@@ -105,10 +105,8 @@ def _guarded(words: list[str], started: float, own: bool) -> int:
             say("".join(traceback.format_exception(error)).rstrip())
         if explained is None:
             place = "above" if debug else _written(error, values)
-            say(
-                f"{speaker}: an error of dha itself ({type(error).__name__}: {one_line(error)[:200]}): please report "
-                f"it with what is {place}"
-            )
+            said = f"{type(error).__name__}: {one_line(error)[:300]}"
+            say(f"{speaker}: unforeseen {said}; please report it with the traceback {place}")
             return 1
         if os.environ.get("LOCAL_RANK", "0") == "0":  # What one process finds wrong, all of a machine do.
             say(f"{speaker}: {in_options(one_line(explained)) if name else one_line(explained)}")
@@ -164,7 +162,7 @@ def _can_resume(values: dict[str, Any]) -> bool:
     return values.get("out") is not None and any(Path(values["out"]).glob("checkpoint*.pt"))
 
 
-def _resuming(values: dict[str, Any]) -> str:
+def resuming(values: dict[str, Any]) -> str:
     """Return the command that goes on with a run: with all that its folder does not hold, or that may be another."""
     from dha.state import OF_THE_MACHINE
 

@@ -46,8 +46,13 @@ class _Handlers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        ends = self._ends(error)
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ends else handler)
+
+    def _ends(self, error: BaseException | None) -> bool:
+        """Return whether the signals that follow are ignored, because the process ends by the first one."""
+        return False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         raise NotImplementedError
@@ -57,7 +62,17 @@ class EndBySignal(_Handlers):
     """Turns the first ending signal into an ``Ended`` exception while the block lasts. A context manager.
 
     Those that follow are ignored, so that what has to be tidied up is.
+
+    Args:
+        to_the_end: whether they stay ignored after the block, while the process ends.
     """
+
+    def __init__(self, to_the_end: bool = False) -> None:
+        super().__init__()
+        self.to_the_end = to_the_end
+
+    def _ends(self, error: BaseException | None) -> bool:
+        return self.to_the_end and any(signal.getsignal(number) is signal.SIG_IGN for number in self._before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         for ending in self._before:
@@ -67,7 +82,7 @@ class EndBySignal(_Handlers):
 
 class Stop(_Handlers):
     """Notes ending signals while the block lasts, so that what is under way can be finished and saved; what comes
-    after the first is noted too and changes nothing. A context manager.
+    after the first changes nothing, and is ignored from then on if the block ends by an exception. A context manager.
 
     Args:
         listen: False leaves signals alone. Only the main thread of a process can listen.
@@ -81,6 +96,9 @@ class Stop(_Handlers):
         super().__init__(listen)
         self.told = told
         self.signal: int | None = None
+
+    def _ends(self, error: BaseException | None) -> bool:
+        return self.signal is not None and error is not None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:

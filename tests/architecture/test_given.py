@@ -1,4 +1,5 @@
 import copy
+import os
 from typing import Any
 
 import pytest
@@ -231,3 +232,43 @@ def test_blocks_that_the_network_does_not_have_are_named(blocks):
 def test_a_damaged_genotype_is_named(data):
     with pytest.raises(DhaError, match="not the genotype of a given network"):
         GivenGenotype.from_dict(data)
+
+
+CHANGES_DIRECTORY = """
+import os
+from torch import nn
+os.chdir("/")
+
+def make(channels, classes):
+    os.chdir("/tmp")
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 64, classes))
+"""
+
+CANNOT_BE_COPIED = """
+from torch import nn
+
+class make(nn.Linear):
+    def __init__(self):
+        super().__init__(64, 10)
+        self.rows = (row for row in range(3))
+
+    def forward(self, images):
+        return super().forward(images.flatten(1))
+"""
+
+
+def test_code_that_changes_the_working_directory_moves_nothing(tmp_path):
+    (tmp_path / "net.py").write_text(CHANGES_DIRECTORY)
+    before = os.getcwd()
+    given_network(f"{tmp_path}/net.py:make", 1, 10, 8)
+    assert os.getcwd() == before
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [("make = type", "what it takes is unknown"), (CANNOT_BE_COPIED, "cannot be copied, which a run does")],
+)
+def test_functions_that_cannot_be_called_and_networks_that_cannot_be_copied_are_named(code, message, tmp_path):
+    (tmp_path / "net.py").write_text(code)
+    with pytest.raises(DhaError, match=message):
+        given_network(f"{tmp_path}/net.py:make", 1, 10, 8)

@@ -1,8 +1,10 @@
+import logging
+
 import pytest
 import torch
 
 from dha import DhaError
-from dha.engine import HostCopy, make_fabric, precision_of, set_precision
+from dha.engine import HostCopy, make_fabric, precision_of, present_device, set_precision
 
 
 def test_automatic_choice_is_a_device_of_this_machine():
@@ -45,3 +47,33 @@ def test_host_copy_holds_the_values(device):
     copy = HostCopy(values).wait()
     assert copy.device.type == "cpu"
     assert copy.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:0x", "mps:9", "cuda:99", "", "cpu:1"])
+def test_devices_that_are_not_here_are_named(name):
+    with pytest.raises(DhaError, match=f"^device='{name}'"):
+        present_device(name)
+    assert present_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "variables", "message"),
+    [
+        ("nonsense", {}, r"^strategy='nonsense' cannot be used here .*nonsense"),
+        ("auto", {"LOCAL_WORLD_SIZE": "abc"}, r"^LOCAL_WORLD_SIZE='abc': expected the number"),
+        ("auto", {"LOCAL_WORLD_SIZE": "0"}, r"^LOCAL_WORLD_SIZE='0': expected the number"),
+        ("auto", {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "x"}, r"^devices=1 and num_nodes=1: .*SLURM"),
+    ],
+)
+def test_what_the_processes_of_a_run_cannot_be_started_by_is_named(strategy, variables, message, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DhaError, match=message):
+        make_fabric("cpu", "32", image_size=None, strategy=strategy)
+
+
+def test_the_logger_of_fabric_is_left_as_it_was():
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    make_fabric("cpu", "bf16", image_size=8)
+    assert logger.level == level
