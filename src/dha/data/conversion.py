@@ -15,7 +15,7 @@ DEEP = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 GREY = DEEP | {"1", "L", "LA", "La"}
 
 _BAND = 2**22
-"""Pixels that are converted at a time where an image is made smaller on the way."""
+"""Pixels that are converted at a time, so that a large image has few copies in memory."""
 
 Box = tuple[int, int, int, int]
 
@@ -70,7 +70,7 @@ def convert(
     Args:
         image: of any mode; not changed.
         box: left, top, right, bottom of the part.
-        factor: by which it is made smaller; where it is above 1, memory for the whole image is taken only once.
+        factor: by which it is made smaller.
         background: what shows through transparent pixels.
         white: pixel value that is white, in images of deep modes.
         colour: as `transparent_colour` returns it.
@@ -79,7 +79,7 @@ def convert(
         An image of mode L or RGB, and whether a pixel was transparent, at least in part.
     """
     left, top, right, bottom = box
-    if factor == 1:
+    if factor == 1 and (right - left) * (bottom - top) <= _BAND:
         whole = box == (0, 0, *image.size) and colour is None
         return _opaque(image if whole else image.crop(box), background, white, colour)
     smaller, any_transparent = None, False
@@ -91,7 +91,7 @@ def convert(
         if smaller is None:
             size = math.ceil((right - left) / factor), math.ceil((bottom - top) / factor)
             smaller = Image.new(converted.mode, size)
-        smaller.paste(converted.reduce(factor), (0, (row - top) // factor))
+        smaller.paste(converted.reduce(factor) if factor > 1 else converted, (0, (row - top) // factor))
     assert smaller is not None
     return smaller, any_transparent
 
@@ -107,7 +107,7 @@ def _opaque(image: Image.Image, background: Background, white: int, colour: Any)
         if colour is not None:
             image.info["transparency"] = colour
         if not image.has_transparency_data:
-            return image.convert(mode), False
+            return image if image.mode == mode else image.convert(mode), False
         image = image.convert("LA" if mode == "L" else "RGBA")
         flat, alpha = image.convert(mode), image.getchannel("A")
     if alpha is None or alpha.getextrema() == (255, 255):
