@@ -10,8 +10,8 @@ more than 2 GB of memory, of which Python, torch and dha take 350 MB.
 - image: bytes, decoded in grey and in colour.
 - model: bytes in the place of one file of a model, model.json, policy.json or weights.safetensors, as the first of them
   says; what loads predicts.
-- checkpoint: bytes behind the header of a checkpoint and before their checksum; or, as the first of them says, a whole
-  checkpoint in which some values are replaced. What loads takes its place in a run.
+- checkpoint: bytes behind the header of a checkpoint and before their checksum; or, as the first of them says, as the
+  pickle in there; or a whole checkpoint in which some values are replaced. A run goes on from what loads.
 - yaml: bytes as the file of ``dha fit --config``.
 - table: bytes as a table of paths and labels beside images: CSV, TSV, JSON Lines or Parquet, as the first of them says.
 - npz: bytes as an archive; or, as the first of them says, as the array of images or of labels in an archive.
@@ -40,7 +40,7 @@ os.environ |= {"HF_HOME": str(Path(PLACE.name, "huggingface")), "HF_HUB_OFFLINE"
 
 import atheris  # noqa: E402  the data sets' library reads the environment when it is loaded
 
-with atheris.instrument_imports(include=["dha", "PIL", "yaml", "numpy.lib"]):
+with atheris.instrument_imports(include=["dha", "PIL", "yaml", "numpy.lib", "torch._weights_only_unpickler"]):
     import numpy as np
     import torch
     from PIL import Image
@@ -117,10 +117,21 @@ def new_run() -> RunState:
 
 def checkpoint(data: bytes) -> None:
     """Go on with a run from a checkpoint of these bytes."""
-    content = data[1:]
-    if data and data[0] % 2:
+    content, kind = data[1:], data[0] % 3 if data else 0
+    if kind == 1:
         changed, stored = _changed(copy.deepcopy(STATE), atheris.FuzzedDataProvider(content)), io.BytesIO()
         torch.save(changed, stored)
+        content = stored.getvalue()
+    elif kind == 2:
+        stored = io.BytesIO()
+        with zipfile.ZipFile(stored, "w") as archive:
+            for name, part in {
+                "data.pkl": content,
+                "byteorder": b"little",
+                "version": b"3\n",
+                "data/0": bytes(64),
+            }.items():
+                archive.writestr(f"archive/{name}", part)
         content = stored.getvalue()
     (FOLDER / "checkpoint.pt").write_bytes(MAGIC + content + hashlib.sha256(content).digest())
     with contextlib.suppress(DhaError):
@@ -161,7 +172,13 @@ def write_checkpoints() -> None:
     stored = io.BytesIO()
     torch.save(STATE, stored)
     (CORPUS / "whole").write_bytes(b"\0" + stored.getvalue())
-    (CORPUS / "small").write_bytes(b"\0")
+    small: dict[str, Any] = {"config": {"seed": 1, "learn": ["none", None, 0.5]}, "images": torch.zeros(4, 4)}
+    stored = io.BytesIO()
+    torch.save(small, stored)
+    with zipfile.ZipFile(stored) as archive:
+        pickled = next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+    (CORPUS / "small").write_bytes(b"\0" + stored.getvalue())
+    (CORPUS / "pickle").write_bytes(b"\2" + pickled)
     for number in range(20):
         (CORPUS / f"changed{number}").write_bytes(b"\1" + hashlib.sha256(bytes([number])).digest())
 
