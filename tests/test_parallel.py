@@ -55,12 +55,14 @@ SMOOTH = ("identity", "auto_contrast", "solarize", "contrast", "brightness", "sh
 def test_two_processes_learn_what_one_learns(network, tmp_path):
     start = tmp_path / "smooth.json"
     AugmentationPolicy(SMOOTH, identity_probability=0.5).save(start)
-    process = begin(TORCHRUN, tmp_path / "two", network, "--epochs=2", f"--augmentation.start={start}")
+    settings = f"--augmentation.start={start}", "--class-weights=balanced"
+    process = begin(TORCHRUN, tmp_path / "two", network, "--epochs=2", *settings)
     out, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     assert out.count("test accuracy") == 1, "one of them speaks"
     augmentation = AugmentationConfig(start=str(start))
     config = Config(network=network, device="cpu", batch_size=64, every=4, epochs=2, augmentation=augmentation)
+    config.class_weight = "balanced"
     one = run("digits", config=config, out=tmp_path / "one")
     assert len(one.history) == 2
     weights = [load_file(tmp_path / name / "model" / "weights.safetensors") for name in ("one", "two")]
@@ -101,4 +103,4 @@ def test_a_batch_that_cannot_be_shared_is_named(network, tmp_path):
     process = begin([], tmp_path / "run", network, "--epochs=1", "--batch_size=63", "--devices=2")
     _, error = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "batch_size=63: 2 processes share every batch equally" in error
+    assert "--batch-size=63: 2 processes share every batch equally" in error

@@ -58,6 +58,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, kind) for kind in get_args(hint))
     if get_origin(hint) is Sequence:
         return isinstance(value, list | tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict)
     # A bool is an int to Python, and to nobody else.
     numbers = {int: int, float: (int, float)}
     return isinstance(value, numbers.get(hint, hint)) and (hint is bool or not isinstance(value, bool))
@@ -68,6 +70,8 @@ def _described(hint: Any) -> str:
         return " or ".join(map(_described, get_args(hint)))
     if get_origin(hint) is Sequence:
         return "a list of strings"
+    if get_origin(hint) is dict:
+        return "a weight for each class"
     return _NAMES[hint] if hint in _NAMES else str(hint.__name__)
 
 

@@ -31,7 +31,14 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
     """
 
     def fit(
-        self, X: Any, y: Any = None, *, out: str | Path | None = None, progress: bool = True, resume: bool = False
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        out: str | Path | None = None,
+        progress: bool = True,
+        resume: bool = False,
     ) -> "ImageClassifier":
         """Train on labelled images.
 
@@ -42,6 +49,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
                 arrays, tensors, PIL images and paths, of any sizes. Of what is named by a string or a path and has no
                 test images, the share ``test_fraction`` is held out for the test; of other images none are.
             y: one label per image, integers, strings or booleans, where X holds none itself.
+            sample_weight: (N,), how much each image counts in the losses, finite and at least 0, where X is given with
+                y; all alike when not given. It is multiplied by ``class_weight``.
             out: folder to write the run to; nothing is written when not given.
             progress: show what was read and a progress bar on standard error.
             resume: go on with the run in ``out``, by its settings; begin it where there is none.
@@ -63,6 +72,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator, Config):  # pyright: ignor
                 X,
                 y,
                 config=self,
+                sample_weight=sample_weight,
                 out=out,
                 hold_out_test=named,
                 watch=display.update,

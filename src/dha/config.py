@@ -203,6 +203,10 @@ class Config:
         every: steps between updates of policy and hyper-parameters. They learn from one validation batch so often at
             first, and more rarely as steps add up; from 10 on these steps train on images that are not augmented, if
             the policy follows the gap.
+        class_weight: how much the images of each class count in training and validation losses: all alike when not
+            given; "balanced", so that all classes count alike in all (n / (K n_k), with n_k of n training images in one
+            of K classes); or a weight for each class, also as the name of a JSON, YAML or CSV file. They are scaled to
+            a mean of 1 over the training images. Accuracies follow no weights.
         validation_fraction: share of the training images held out for validation. Policy and hyper-parameters are
             learned on them; where the source has validation images, those are taken.
         settle: share of the run after which policy and hyper-parameters stay. Validation images that were held out of
@@ -242,6 +246,7 @@ class Config:
     mirrored: bool | None = None
     batch_size: int | None = None
     every: int = 24
+    class_weight: str | dict[Any, float] | None = None
     validation_fraction: float = 0.1
     settle: float = 0.7
     test_fraction: float = 0.15

@@ -15,8 +15,10 @@ from dha.config import Config
 from dha.data import Batches, LabelledImages, Preprocessing, Splits, sequential
 from dha.engine import estimate_statistics
 from dha.errors import DhaError
+from dha.hyperparameters import weighed
 from dha.joint import JointTraining
 from dha.model import better_mirrored, logits_of
+from dha.passes import per_image
 from dha.resizing import pixels
 
 STATISTICS_IMAGES = 512
@@ -53,7 +55,7 @@ def interim(joint: JointTraining, splits: Splits, config: Config, side: int) -> 
         network = copy.deepcopy(network)
         some = splits.train.select(torch.arange(min(len(splits.train), STATISTICS_IMAGES)))
         parts = sequential(some, config.images_per_step(), joint.fabric.device)
-        estimate_statistics(network, (joint.inputs(images) for images, _ in parts if len(images) > 1))
+        estimate_statistics(network, (joint.inputs(images) for images, *_ in parts if len(images) > 1))
     return network
 
 
@@ -100,7 +102,7 @@ def diverged(config: Config, cause: str) -> DhaError:
 def refresh_statistics(network: nn.Module, joint: JointTraining, batches: Batches, config: Config) -> None:
     """Estimate BatchNorm statistics anew from untouched training images."""
     count = max(1, STATISTICS_IMAGES // config.images_per_step())
-    parts = (part for images, _ in batches.forever() for part in images.split(joint.batching.size))
+    parts = (part for images, *_ in batches.forever() for part in images.split(joint.batching.size))
     estimate_statistics(network, (joint.inputs(part) for part in itertools.islice(parts, count)))
 
 
@@ -114,10 +116,9 @@ def mirroring(network: nn.Module, joint: JointTraining, splits: Splits, config: 
     parts: tuple[list[Tensor], list[Tensor], list[Tensor]] = [], [], []
     arguments = splits.validation, joint.preprocessing, config.images_per_step(), joint.fabric.device, side
     with joint.fabric.autocast():
-        for inputs, labels in _inputs(network, *arguments):
+        for inputs, labels, weights in _inputs(network, *arguments):
             losses = (
-                F.cross_entropy(logits_of(network, inputs, mirrored).float(), labels, reduction="none")
-                for mirrored in (False, True)
+                weighed(per_image(logits_of(network, inputs, mirrored), labels), weights) for mirrored in (False, True)
             )
             for part, found in zip(parts, (*losses, labels), strict=True):
                 part.append(found)
@@ -136,15 +137,20 @@ def evaluate(
     mirrored: bool = False,
 ) -> tuple[float, float]:
     """Return mean cross-entropy and accuracy of a network on labelled images, in evaluation mode, at their own or
-    another side in pixels, with or without their mirror images.
+    another side in pixels, with or without their mirror images. The mean follows the weights of the images, if they
+    have any; the accuracy does not.
     """
-    totals = torch.zeros(2, device=device)
-    for inputs, labels in _inputs(network, data, preprocessing, batch_size, device, side):
+    totals, weight = torch.zeros(2, device=device), torch.zeros((), device=device)
+    for inputs, labels, weights in _inputs(network, data, preprocessing, batch_size, device, side):
         logits = logits_of(network, inputs, mirrored).float()
-        loss = F.cross_entropy(logits, labels, reduction="sum")
+        if weights is None:
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+        else:
+            loss = weighed(per_image(logits, labels), weights).sum()
+            weight += weights.sum()
         totals += torch.stack([loss, (logits.argmax(1) == labels).sum()])
     loss, correct = (totals / len(data)).tolist()
-    return loss, correct
+    return loss if data.weights is None else loss * len(data) / weight.item(), correct
 
 
 def _inputs(
@@ -154,8 +160,8 @@ def _inputs(
     batch_size: int,
     device: torch.device,
     side: int | None,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     network.eval()
-    for images, labels in sequential(data, batch_size, device):
+    for images, labels, *weights in sequential(data, batch_size, device):
         inputs = preprocessing.normalise(pixels(images, side or images.shape[-1]))
-        yield inputs.contiguous(memory_format=layout(network)), labels
+        yield inputs.contiguous(memory_format=layout(network)), labels, weights[0] if weights else None

@@ -11,6 +11,7 @@ import torch
 from dha import record, run_folder
 from dha.architecture import genotype_of, prepare_call
 from dha.checking import check
+from dha.class_weights import read_class_weight, weighted, with_sample_weights
 from dha.config import Config, parse_budget
 from dha.data import Columns, DataReport, Preprocessing, load_source, measure, split
 from dha.delivery import deliver
@@ -56,6 +57,7 @@ def run(
     labels: Any = None,
     *,
     config: Config,
+    sample_weight: Any = None,
     out: str | Path | None = None,
     hold_out_test: bool = True,
     started: float | None = None,
@@ -70,6 +72,7 @@ def run(
         source: labelled images, as ``dha.data.load_source`` takes them.
         labels: one per image, where the source holds none itself.
         config: the settings; not changed.
+        sample_weight: one number per image of a source that holds nothing but images to train on.
         out: folder of the run, made here; nothing is written when not given.
         hold_out_test: whether test images are held out of a source that has none.
         started: ``time.monotonic()`` of when the budget began to run; now when not given.
@@ -88,13 +91,15 @@ def run(
     check(config)
     check_source(source)
     check_files(config)
+    config = read_class_weight(config)
     with run_folder.opened(out, source, config, resume) as folder:
-        return _run(source, labels, config, folder, hold_out_test, started, watch, resume, own_process, tell)
+        return _run(source, labels, sample_weight, config, folder, hold_out_test, started, watch, resume, own_process, tell)
 
 
 def _run(
     source: Any,
     labels: Any,
+    sample_weight: Any,
     config: Config,
     folder: Path | None,
     hold_out_test: bool,
@@ -127,6 +132,7 @@ def _run(
         folder=folder,
         columns=Columns(config.path_column, config.label_column, config.split_column),
     )
+    loaded = with_sample_weights(loaded, sample_weight)
     splits = split(
         loaded,
         validation_fraction=config.validation_fraction,
@@ -138,6 +144,7 @@ def _run(
             tell(splits.report.lines(named))
         record.data(folder, splits.report)
     images = fingerprint(splits)
+    splits = weighted(splits, config.class_weight)
     if saved is not None and saved.get("images") != images:
         raise DhaError(f"the run in {str(folder)!r} was begun with other images than are in {loaded.name!r} now")
     image_size = loaded.image_format.image_size

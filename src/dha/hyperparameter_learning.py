@@ -20,6 +20,7 @@ from dha.hyperparameters import (
     LearnedSGD,
     cosine,
     linear_schedule,
+    mean_loss,
     smoothed_cross_entropy,
     smoothing_direction,
 )
@@ -112,7 +113,13 @@ class HyperparameterLearning:
         return self.settings.rate * linear_schedule(progress, warmup) if progress >= warmup else 0.0
 
     def learn_smoothing(
-        self, logits: Tensor, labels: Tensor, weights: Sequence[Tensor], held_out: Sequence[Tensor], progress: float
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        weights: Sequence[Tensor],
+        held_out: Sequence[Tensor],
+        progress: float,
+        image_weights: Tensor | None = None,
     ) -> None:
         """Move the label smoothing.
 
@@ -123,8 +130,9 @@ class HyperparameterLearning:
             held_out: the gradient of the validation loss at them, without any smoothing: one that is smoothed itself
                 wants what it is smoothed by.
             progress: share of the run that is over, in [0, 1].
+            image_weights: of the training batch, (n,); None for all alike.
         """
-        smoother = averaged(smoothing_direction(logits, labels, weights), self.fabric)
+        smoother = averaged(smoothing_direction(logits, labels, weights, image_weights), self.fabric)
         self.smoothing.move(cosine(held_out, smoother), ONE_STEP * self.rate(progress))
 
     def learn_drop_path(
@@ -135,11 +143,12 @@ class HyperparameterLearning:
         weights: Sequence[Tensor],
         held_out: Sequence[Tensor],
         progress: float,
+        image_weights: Tensor | None = None,
     ) -> None:
         """Move the probability of dropping a branch; arguments as in ``learn_smoothing``, the logits computed anew."""
 
         def loss() -> Tensor:
-            return smoothed_cross_entropy(logits(), labels, self.smoothing.value).mean()
+            return mean_loss(smoothed_cross_entropy(logits(), labels, self.smoothing.value), image_weights)
 
         self.depth.learn(loss, paths, len(labels), weights, held_out, ONE_STEP * self.rate(progress))
 

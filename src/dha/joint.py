@@ -16,7 +16,7 @@ from dha.config import Config
 from dha.data import Preprocessing
 from dha.engine import WeightAverage, check_agreed
 from dha.hyperparameter_learning import HyperparameterLearning
-from dha.hyperparameters import gradients_of, linear_schedule, norm
+from dha.hyperparameters import gradients_of, linear_schedule, norm, weighed
 from dha.passes import Passes, per_image
 from dha.policy_learning import PolicyLearning, Probe
 from dha.resizing import pixels
@@ -35,7 +35,7 @@ class JointTraining:
     Args:
         network: the network to train; searched until ``finish_search`` if there are sparse codes in it.
         policy: the augmentation policy to apply, and to learn by its rule, or None to leave images alone.
-        validation: endless batches (uint8 images, labels) of held-out images.
+        validation: endless batches (uint8 images, labels and, if they have any, weights) of held-out images.
         preprocessing: normalisation of the images.
         config: the settings of the run.
         fabric: device and precision.
@@ -55,7 +55,7 @@ class JointTraining:
         self,
         network: nn.Module,
         policy: AugmentationPolicy | None,
-        validation: Iterator[tuple[Tensor, Tensor]],
+        validation: Iterator[tuple[Tensor, ...]],
         preprocessing: Preprocessing,
         config: Config,
         fabric: Fabric,
@@ -115,7 +115,7 @@ class JointTraining:
             progress: share of the run that is over, in [0, 1].
 
         Returns:
-            The loss of each image and whether it was classified correctly, both (N,), on the device.
+            The loss of each image, without its weight, and whether it was classified correctly, both (N,).
         """
         due = not self.settled and self.steps % self.every == 0
         labels, passes, hyper, probe = batch.labels, self.passes, self.hyper, None
@@ -130,10 +130,10 @@ class JointTraining:
             # Not after the pass back, which leaves gradients: both would be held at once.
             before = None if untouched else passes.losses(batch.images, labels)
             tried = prober.tried(passes.losses, batch.images, labels)
-        losses, logits = passes.train(inputs, labels, hyper.smoothing.value, dropped)
+        losses, logits = passes.train(inputs, labels, hyper.smoothing.value, dropped, batch.weights)
         if tried is not None:
-            draws, changed = tried
-            probe = draws, per_image(logits, labels) if before is None else before, changed
+            (draws, changed), plain = tried, per_image(logits, labels) if before is None else before
+            probe = draws, weighed(plain, batch.weights), weighed(changed, batch.weights)
         if self.searching:
             if self.config.architecture.loss == "training":
                 self._step_codes()
@@ -149,10 +149,11 @@ class JointTraining:
             self._move(losses)
 
         if due:
-            held_out = self._learn(inputs, labels, active, probe, progress)
+            held_out = self._learn(inputs, batch, active, probe, progress)
             if learner is not None and batch.draws is not None and learner.by_signal:
                 aligned = learner.by_validation
-                learner.note(batch.draws, passes.alignments(inputs, labels, active, held_out) if aligned else losses)
+                signal = passes.alignments(inputs, labels, active, held_out) if aligned else losses
+                learner.note(batch.draws, weighed(signal, batch.weights))
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(progress)
@@ -166,23 +167,24 @@ class JointTraining:
         return []
 
     def _learn(
-        self, inputs: Tensor, labels: Tensor, active: Sequence[Tensor], probe: Probe | None, progress: float
+        self, inputs: Tensor, batch: Batch, active: Sequence[Tensor], probe: Probe | None, progress: float
     ) -> Sequence[Tensor]:
         """Learn from one validation batch, after a step on training images; return the gradient of its loss, if any."""
-        hyper = self.hyper
+        hyper, labels = self.hyper, batch.labels
         held_out: Sequence[Tensor] = []
         if not self.needs_validation and probe is None:
             return held_out
-        images, answers = next(self.validation)
+        images, answers, *given = next(self.validation)
+        weights = given[0] if given else None
         images, losses = pixels(images, self.batching.side(progress)), None
         if self.needs_validation:
             # Smoothed like the training loss: else confidence itself would count as overfitting, and want less decay.
-            held_out, losses = self._held_out_gradient(active, images, answers)
+            held_out, losses = self._held_out_gradient(active, images, answers, weights)
         learner = self.batching.learner
         if learner is not None and probe is not None:
             draws, changed = learner.tried(self.passes.losses, images, answers)
             plain = self.passes.losses(images, answers) if losses is None else losses
-            learner.learn(probe, (draws, plain, changed), progress)
+            learner.learn(probe, (draws, weighed(plain, weights), weighed(changed, weights)), progress)
         if self.searching and self.config.architecture.loss == "validation":
             self._step_codes()
             self.code_optimizer.zero_grad()
@@ -191,12 +193,15 @@ class JointTraining:
         if "label_smoothing" in hyper.learned:
             # The next pass would take its place.
             held_out = [gradient.clone() for gradient in held_out]
-            plain, _ = self.passes.held_out(images, answers, torch.zeros_like(self.smoothing), self._wanted(active))
+            unsmoothed = torch.zeros_like(self.smoothing)
+            plain, _ = self.passes.held_out(images, answers, unsmoothed, self._wanted(active), weights)
             with self.passes.quietly():
-                hyper.learn_smoothing(self.plain(inputs), labels, active, plain[: len(active)], progress)
+                arguments = labels, active, plain[: len(active)], progress, batch.weights
+                hyper.learn_smoothing(self.plain(inputs), *arguments)
         if "drop_path" in hyper.learned:
             with self.passes.quietly():
-                hyper.learn_drop_path(lambda: self.plain(inputs), labels, self.passes.paths, active, held_out, progress)
+                arguments = labels, self.passes.paths, active, held_out, progress, batch.weights
+                hyper.learn_drop_path(lambda: self.plain(inputs), *arguments)
         return held_out
 
     def _wanted(self, active: Sequence[Tensor]) -> list[Tensor]:
@@ -205,10 +210,10 @@ class JointTraining:
         return [*active, *(codes.compressed for codes in self.codes if descend)]
 
     def _held_out_gradient(
-        self, active: Sequence[Tensor], images: Tensor, labels: Tensor
+        self, active: Sequence[Tensor], images: Tensor, labels: Tensor, weights: Tensor | None
     ) -> tuple[Sequence[Tensor], Tensor]:
         """Return the gradient of the loss of validation images, and the loss of each without label smoothing."""
-        gradients, losses = self.passes.held_out(images, labels, self.smoothing, self._wanted(active))
+        gradients, losses = self.passes.held_out(images, labels, self.smoothing, self._wanted(active), weights)
         if len(gradients) > len(active):
             for codes, gradient in zip(self.codes, gradients[len(active) :], strict=True):
                 codes.compressed.grad = gradient

@@ -13,6 +13,7 @@ from dha.data import Splits
 from dha.engine import Agreement, Checkpoints, summed
 from dha.errors import Interrupted
 from dha.evaluation import closing_seconds, diverged, interim, mirroring, validate
+from dha.hyperparameters import weighed
 from dha.prepare import build
 from dha.signals import Stop
 from dha.skipping import TROUBLE
@@ -139,9 +140,15 @@ class _Loop:
         joint, position, settings = self.joint, self.position, self.config.architecture
         losses, correct = joint.train(batch, self.progress)
         finite = losses.isfinite()
+        counted = finite if batch.weights is None else finite * batch.weights
         assert position.totals is not None
         position.totals += torch.stack(
-            [losses.masked_fill(~finite, 0.0).sum(), correct.sum(), torch.ones_like(losses).sum(), finite.sum()]
+            [
+                weighed(losses.masked_fill(~finite, 0.0), batch.weights).sum(),
+                correct.sum(),
+                torch.ones_like(losses).sum(),
+                counted.sum(),
+            ]
         )
         self.budget.advance()
         self.progress, signal = self.agreed(self.budget.progress(), self.stop.signal or 0)

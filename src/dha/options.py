@@ -109,6 +109,7 @@ def parse(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     parser = parser_of(name, expert=True)
     # Options as people write them, --image-size, and by the names of Python and YAML, --image_size.
     dashed = [re.sub(r"^--[^=]+", lambda m: m[0].replace("_", "-"), a) for a in before]
+    dashed = [re.sub(r"^--class-weights(?==|$)", "--class-weight", a) for a in dashed]
     found, unknown = parser.parse_known_intermixed_args(dashed)
     values = vars(found)
     if values["help"]:
@@ -258,7 +259,13 @@ def _placeholder(hint: Any, name: str) -> str:
         return "true|false"
     for kind, placeholder in ((str, "TEXT"), (int, "N"), (float, "X")):
         if kind in kinds:
-            return {"budget": "TIME", "start": "FILE", "learn": "NAMES", "strategy": "NAME"}.get(name, placeholder)
+            return {
+                "budget": "TIME",
+                "start": "FILE",
+                "class_weight": "balanced|none|FILE",
+                "learn": "NAMES",
+                "strategy": "NAME",
+            }.get(name, placeholder)
     return {"network": "FILE:FUNCTION"}.get(name, "VALUE")
 
 

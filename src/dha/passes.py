@@ -17,7 +17,7 @@ from dha.architecture import drop_paths, dropping, layout
 from dha.augmentation import alignments
 from dha.data import Preprocessing
 from dha.engine import Graphs, averaged, precision_of, undisturbed
-from dha.hyperparameters import smoothed_cross_entropy
+from dha.hyperparameters import mean_loss, smoothed_cross_entropy
 
 
 class Passes:
@@ -64,7 +64,14 @@ class Passes:
         """Return what the network takes of images, float32 (N, C, H, W) in [0, 1]."""
         return self.preprocessing.normalise(images).contiguous(memory_format=self.layout)
 
-    def train(self, inputs: Tensor, labels: Tensor, smoothing: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
+    def train(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        smoothing: Tensor,
+        factors: Tensor | None,
+        image_weights: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Pass a batch through the network and back; the gradients of its mean loss are those of the weights then.
 
         Args:
@@ -72,28 +79,35 @@ class Passes:
             labels: int64, (N,).
             smoothing: label smoothing, without dimensions, on the device.
             factors: what dropped branches are multiplied by, as in ``dropping``.
+            image_weights: how much each image counts in the mean, (N,); None for all alike.
 
         Returns:
-            The loss (N,) and the logits (N, classes) of each image, the latter until the next pass.
+            The loss (N,), without its weight, and the logits (N, classes) of each image; these until the next pass.
         """
         arguments = (inputs, labels, smoothing) if factors is None else (inputs, labels, smoothing, factors)
         if not self.graphs.possible:
             # Fabric's wrapper and its backward pass bring the gradients of several processes together.
             losses, logits = self._losses_and_logits(self.network, *arguments)
-            self.fabric.backward(losses.mean())
+            self.fabric.backward(mean_loss(losses, image_weights))
             return losses.detach(), logits.detach()
-        losses, logits, *gradients = self.graphs(self._gradients, *arguments)
+        if image_weights is None:
+            losses, logits, *gradients = self.graphs(self._gradients, *arguments)
+        else:
+            losses, logits, *gradients = self.graphs(self._weighted_gradients, image_weights, *arguments)
         for weight, gradient in zip(self.trained, gradients, strict=True):
             weight.grad = gradient
         assert losses is not None
         assert logits is not None
         return losses.clone(), logits
 
-    def _gradients(self, *arguments: Tensor) -> list[Tensor | None]:
+    def _weighted_gradients(self, image_weights: Tensor, *arguments: Tensor) -> list[Tensor | None]:
+        return self._gradients(*arguments, image_weights=image_weights)
+
+    def _gradients(self, *arguments: Tensor, image_weights: Tensor | None = None) -> list[Tensor | None]:
         with self._precision():
             losses, logits = self._losses_and_logits(self.plain, *arguments)
         # Candidates that the architecture does not use have no gradient.
-        gradients = torch.autograd.grad(losses.mean(), self.trained, allow_unused=True)
+        gradients = torch.autograd.grad(mean_loss(losses, image_weights), self.trained, allow_unused=True)
         return [losses.detach(), logits.detach(), *gradients]
 
     def _losses_and_logits(
@@ -115,7 +129,12 @@ class Passes:
             return [per_image(self.plain(self.normalise(images)), labels)]
 
     def held_out(
-        self, images: Tensor, labels: Tensor, smoothing: Tensor, weights: Sequence[Tensor]
+        self,
+        images: Tensor,
+        labels: Tensor,
+        smoothing: Tensor,
+        weights: Sequence[Tensor],
+        image_weights: Tensor | None = None,
     ) -> tuple[Sequence[Tensor], Tensor]:
         """Return the gradient of the mean loss of validation images in some weights, until the next call, and the loss
         of each image without label smoothing; without a trace.
@@ -125,21 +144,25 @@ class Passes:
             labels: int64, (N,).
             smoothing: label smoothing, without dimensions, on the device.
             weights: those that the gradient is wanted of; zeros for those that have no part in the loss.
+            image_weights: how much each image counts in the mean, (N,); None for all alike.
         """
         if [id(w) for w in weights] != [id(w) for w in self._wanted]:
             self._wanted = list(weights)
             self.forget()
-        losses, *gradients = self.graphs(self._held_out, images, labels, smoothing)
+        counted = () if image_weights is None else (image_weights,)
+        losses, *gradients = self.graphs(self._held_out, images, labels, smoothing, *counted)
         found = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True)]
         assert losses is not None
         return averaged(found, self.fabric), losses.clone()
 
-    def _held_out(self, images: Tensor, labels: Tensor, smoothing: Tensor) -> list[Tensor | None]:
+    def _held_out(
+        self, images: Tensor, labels: Tensor, smoothing: Tensor, image_weights: Tensor | None = None
+    ) -> list[Tensor | None]:
         # Past Fabric's wrapper, which wants every backward pass to be one of training.
         with self.quietly():
             logits = self.plain(self.normalise(images)).float()
         losses = per_image(logits.detach(), labels)
-        loss = smoothed_cross_entropy(logits, labels, smoothing).mean()
+        loss = mean_loss(smoothed_cross_entropy(logits, labels, smoothing), image_weights)
         return [losses, *torch.autograd.grad(loss, self._wanted, allow_unused=True)]
 
     def forget(self) -> None:

@@ -132,7 +132,7 @@ def prepare(
     if joint.searching and "architecture" not in learn:
         joint.finish_search()
     if joint.passes.graphs.possible:
-        images, labels = next(sequential(train, size, device))
+        images, labels, *_ = next(sequential(train, size, device))
         rehearse(joint.passes, pixels(images, joint.batching.side(0.0)), labels, joint.smoothing)
     return batches, everything, validation, joint
 

@@ -35,8 +35,8 @@ class Position:
     Attributes:
         nodes: of all sparse codes that the run began with.
         history: one row of metrics per finished epoch.
-        totals: of the epoch under way, on the device: sum of the finite losses, hits, images and finite losses; None
-            between two epochs.
+        totals: of the epoch under way, on the device: sum of the finite losses, hits, images and weights of the finite
+            losses, 1 each where images have none; None between two epochs.
         began: share of the run that was over when the epoch under way began.
         validation: loss and accuracy on validation images in the middle of the epoch under way, if it trains on them
             from then on.
@@ -140,8 +140,10 @@ def fingerprint(splits: Splits) -> str:
         if part is not None:
             digest.update(repr((len(part), *part.shape)).encode())
             digest.update(part.labels.numpy().data)
+            if part.weights is not None:
+                digest.update(part.weights.numpy().data)
             some = part.select(torch.arange(0, len(part), max(1, math.ceil(len(part) / SAMPLES))))
-            for images, _ in some.chunks(CHUNK):
+            for images, *_ in some.chunks(CHUNK):
                 digest.update(images.contiguous().numpy().data)
     return digest.hexdigest()
 

@@ -65,8 +65,9 @@ class Batches:
         full, rest = divmod(len(self._data), self._size)
         return full + bool(rest and not self._drop_last)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one epoch: images, uint8 (B, C, H, W), and labels, int64 (B,), of ``together`` batches, on the device.
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """Yield one epoch: images, uint8 (B, C, H, W), labels, int64 (B,), and if they have any weights, float32 (B,),
+        of ``together`` batches, on the device.
 
         An epoch that was broken off, or was under way when the state was saved, is gone on with.
         """
@@ -91,17 +92,17 @@ class Batches:
         self._began, self._taken = self._generator.get_state(), 0
         self._order = torch.randperm(len(self._data), generator=self._generator, dtype=torch.int32)
 
-    def _read_ahead(self, parts: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _read_ahead(self, parts: Iterator[Tensor]) -> Iterator[tuple[Tensor, ...]]:
         pinned = self._device.type == "cuda"
         # Never shut down here: its thread ends with it, also where this generator is left at the end of the program.
         reader = ThreadPoolExecutor(1)
         ahead = deque(reader.submit(self._data.read, part, pinned) for part in islice(parts, AHEAD))
         while ahead:
-            images, labels = ahead.popleft().result()
+            several = ahead.popleft().result()
             ahead.extend(reader.submit(self._data.read, part, pinned) for part in islice(parts, 1))
-            yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+            yield tuple(part.to(self._device, non_blocking=True) for part in several)
 
-    def forever(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def forever(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield batches of one shuffled epoch after the other, without end."""
         while True:
             yield from self
@@ -123,7 +124,7 @@ class Batches:
             self._taken = state["taken"]
 
 
-def sequential(data: LabelledImages, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def sequential(data: LabelledImages, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
     """Yield all images in order, for evaluation.
 
     Args:
@@ -132,16 +133,13 @@ def sequential(data: LabelledImages, batch_size: int, device: torch.device) -> I
         device: where batches are wanted.
 
     Returns:
-        Pairs of images, uint8 (B, C, H, W), and labels, int64 (B,), on the device.
+        Images, uint8 (B, C, H, W), labels, int64 (B,), and if they have any weights, float32 (B,), on the device.
 
     Raises:
         DhaError: if there are no images or the batch size is below 1.
     """
     _check(data, batch_size)
-    return (
-        (images.to(device, non_blocking=True), labels.to(device, non_blocking=True))
-        for images, labels in data.chunks(batch_size)
-    )
+    return (tuple(part.to(device, non_blocking=True) for part in chunk) for chunk in data.chunks(batch_size))
 
 
 def _check(data: LabelledImages, batch_size: int) -> None:

@@ -86,7 +86,7 @@ def _digests(part: LabelledImages) -> np.ndarray:
     # Hashed one by one: 100,000 images of 32 x 32 take about half a second of one core.
     found = b"".join(
         hashlib.sha256(image).digest()[:8]
-        for images, _ in part.chunks(_CHUNK)
+        for images, *_ in part.chunks(_CHUNK)
         for image in images.contiguous().flatten(1).numpy()
     )
     return np.frombuffer(found, dtype=np.uint64)

@@ -22,17 +22,20 @@ class LabelledImages:
         images: the store, uint8, (M, C, H, W), pixels 0..255.
         labels: int64, (M,), class numbers from 0.
         rows: int32, (N,), the rows of the store that these images are; None for all in order.
+        weights: float32, (N,), how much each counts in a loss; None for all alike.
 
     Raises:
         DhaError: if the first two have other types or shapes, or different lengths.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
+    def __init__(
+        self, images: Tensor, labels: Tensor, rows: Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise DhaError(f"images are {_describe(images)}; pass uint8 of shape (N, C, H, W)")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise DhaError(f"labels are {_describe(labels)}; pass int64 of shape ({len(images)},)")
-        self._store, self._labels, self._rows = images, labels, rows
+        self._store, self._labels, self._rows, self.weights = images, labels, rows, weights
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -74,12 +77,17 @@ class LabelledImages:
         """Whether the store is a file."""
         return self._store.untyped_storage().filename is not None
 
-    def at(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images at `indices`, integers (B,) in 0..N-1, uint8 (B, C, H, W), and their labels, int64 (B,)."""
+    def at(self, indices: Tensor) -> tuple[Tensor, ...]:
+        """Return the images at `indices`, integers (B,) in 0..N-1, uint8 (B, C, H, W), their labels, int64 (B,), and if
+        they have any their weights, float32 (B,).
+        """
         rows = indices if self._rows is None else self._rows[indices]
-        return self._store[rows], self._labels[rows]
+        return self._store[rows], self._labels[rows], *self._weights_at(indices)
 
-    def read(self, indices: Tensor, pinned: bool = False) -> tuple[Tensor, Tensor]:
+    def _weights_at(self, indices: Tensor | slice) -> tuple[Tensor, ...]:
+        return () if self.weights is None else (self.weights[indices],)
+
+    def read(self, indices: Tensor, pinned: bool = False) -> tuple[Tensor, ...]:
         """Return what `at` does, of a store that is not on a device, in the one thread that calls this; maybe in pinned
         memory, from which a copy to a CUDA device does not wait.
         """
@@ -87,22 +95,29 @@ class LabelledImages:
         images = torch.empty((len(rows), *self.shape), dtype=torch.uint8, pin_memory=pinned)
         # NumPy, because torch would start threads beside those that train.
         np.take(self._store.numpy(), rows.numpy(), axis=0, out=images.numpy(), mode="clip")
-        labels = self._labels[rows]
-        return images, labels.pin_memory() if pinned else labels
+        rest = self._labels[rows], *self._weights_at(indices)
+        return images, *(part.pin_memory() if pinned else part for part in rest)
 
-    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield all images in order with their labels, at most `size` of them at a time."""
+    def chunks(self, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield all images in order with their labels, and if they have any their weights, at most `size` at a time."""
         for first in range(0, len(self), size):
-            rows = slice(first, first + size)
-            if self._rows is not None:
-                rows = self._rows[rows]
-            yield self._store[rows], self._labels[rows]
+            indices = slice(first, first + size)
+            rows = indices if self._rows is None else self._rows[indices]
+            yield self._store[rows], self._labels[rows], *self._weights_at(indices)
 
     def join(self, other: "LabelledImages") -> "LabelledImages":
         """Return these images and those of another part after them; of two stores one is made, in memory."""
+        weights = None
+        if self.weights is not None or other.weights is not None:
+            weights = torch.cat([self._all_weights(), other._all_weights()])
         if other._store is not self._store:
-            return LabelledImages(torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels]))
-        return LabelledImages(self._store, self._labels, torch.cat([self._all_rows(), other._all_rows()]))
+            images, labels = torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels])
+            return LabelledImages(images, labels, weights=weights)
+        return LabelledImages(self._store, self._labels, torch.cat([self._all_rows(), other._all_rows()]), weights)
+
+    def weighted(self, weights: Tensor) -> "LabelledImages":
+        """Return the same images with weights, float32 (N,)."""
+        return LabelledImages(self._store, self._labels, self._rows, weights.to(self.device))
 
     def select(self, indices: Tensor | np.ndarray | Sequence[int]) -> "LabelledImages":
         """Return the images at `indices` (integers in 0..N-1, or a boolean mask of length N), in that order."""
@@ -111,7 +126,11 @@ class LabelledImages:
             # Not `nonzero`, which takes twice the memory for a moment.
             chosen = torch.from_numpy(np.arange(len(chosen), dtype=np.int32)[chosen.numpy()])
         chosen = chosen.int().to(self._labels.device)  # an empty list would otherwise be a float index
-        return LabelledImages(self._store, self._labels, chosen if self._rows is None else self._rows[chosen])
+        rows = chosen if self._rows is None else self._rows[chosen]
+        return LabelledImages(self._store, self._labels, rows, *self._weights_at(chosen))
+
+    def _all_weights(self) -> Tensor:
+        return torch.ones(len(self), device=self.device) if self.weights is None else self.weights
 
     def _all_rows(self) -> Tensor:
         if self._rows is not None:
@@ -143,7 +162,10 @@ def on_device(
     moved = {key: store.to(device) for key, store in stores.items()}
     return tuple(
         LabelledImages(
-            moved[id(part._store)], part._labels.to(device), None if part._rows is None else part._rows.to(device)
+            moved[id(part._store)],
+            part._labels.to(device),
+            None if part._rows is None else part._rows.to(device),
+            None if part.weights is None else part.weights.to(device),
         )
         for part in parts
     )

@@ -133,7 +133,7 @@ def measure(images: Tensor | LabelledImages) -> tuple[tuple[float, ...], tuple[f
     Returns:
         C means and C standard deviations; the latter are at least 1/255, so that dividing by them is safe.
     """
-    chunks = images.split(_CHUNK) if isinstance(images, Tensor) else (some for some, _ in images.chunks(_CHUNK))
+    chunks = images.split(_CHUNK) if isinstance(images, Tensor) else (some for some, *_ in images.chunks(_CHUNK))
     # A histogram of the 256 levels is exact and needs no float copy of the images.
     counts = sum(torch.stack([torch.bincount(c.flatten(), minlength=256) for c in some.unbind(1)]) for some in chunks)
     assert isinstance(counts, Tensor)

@@ -7,10 +7,12 @@ from dha.hyperparameters.hypergradients import (
     dot,
     drop_path_direction,
     learning_rate_gradient,
+    mean_loss,
     momentum_gradient,
     norm,
     smoothed_cross_entropy,
     smoothing_direction,
+    weighed,
     weight_decay_gradient,
 )
 from dha.hyperparameters.learned_muon import LearnedMuon, is_matrix, orthogonal
@@ -34,10 +36,12 @@ __all__ = [
     "is_matrix",
     "learning_rate_gradient",
     "linear_schedule",
+    "mean_loss",
     "momentum_gradient",
     "norm",
     "orthogonal",
     "smoothed_cross_entropy",
     "smoothing_direction",
+    "weighed",
     "weight_decay_gradient",
 ]

@@ -61,7 +61,21 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: Tensor) ->
     return losses - smoothing * (logs.mean(1) + losses)
 
 
-def smoothing_direction(logits: Tensor, labels: Tensor, weights: Tensors) -> Tensors:
+def weighed(values: Tensor, image_weights: Tensor | None) -> Tensor:
+    """Return values (n,) of images, each times the weight of its image if there are any."""
+    return values if image_weights is None else values * image_weights
+
+
+def mean_loss(losses: Tensor, image_weights: Tensor | None) -> Tensor:
+    """Return the mean of losses (n,), each times the weight of its image if there are any: over all training images the
+    mean of these is 1, so that a batch counts as much as there is weight in it.
+    """
+    return weighed(losses, image_weights).mean()
+
+
+def smoothing_direction(
+    logits: Tensor, labels: Tensor, weights: Tensors, image_weights: Tensor | None = None
+) -> Tensors:
     """Return how the gradient of the mean training loss changes with label smoothing s, in the shapes of ``weights``.
 
     The smoothed loss is (1 - s) CE + s U, where U is the cross-entropy against equal shares of all classes, so that the
@@ -71,8 +85,13 @@ def smoothing_direction(logits: Tensor, labels: Tensor, weights: Tensors) -> Ten
         logits: (N, classes), with the graph that leads to ``weights``.
         labels: int64, (N,).
         weights: those that the step moves.
+        image_weights: (N,), how much each image counts; None for all alike.
     """
-    change = F.cross_entropy(logits, labels, label_smoothing=1.0) - F.cross_entropy(logits, labels)
+    if image_weights is None:
+        change = F.cross_entropy(logits, labels, label_smoothing=1.0) - F.cross_entropy(logits, labels)
+    else:
+        uniform, own = (F.cross_entropy(logits, labels, label_smoothing=s, reduction="none") for s in (1.0, 0.0))
+        change = mean_loss(uniform - own, image_weights)
     return torch.autograd.grad(change, list(weights), materialize_grads=True)
 
 

@@ -83,7 +83,7 @@ class TrainedModel:
     def _logits(self, images: Tensor | LabelledImages) -> Iterator[Tensor]:
         self.network.eval()
         device = next(self.network.parameters()).device
-        chunks = images.split(BATCH) if isinstance(images, Tensor) else (some for some, _ in images.chunks(BATCH))
+        chunks = images.split(BATCH) if isinstance(images, Tensor) else (some for some, *_ in images.chunks(BATCH))
         for batch in chunks:
             pixels = self.preprocessing.normalise(batch.to(device).float() / 255)
             inputs = pixels.contiguous(memory_format=layout(self.network))
