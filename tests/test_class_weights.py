@@ -110,7 +110,7 @@ def test_a_class_of_weight_two_has_the_gradients_of_its_images_twice():
         assert not torch.allclose(ours, other, rtol=1e-2)
 
 
-def test_the_step_of_a_run_is_that_of_the_weighted_loss():
+def test_the_step_of_a_run_is_that_of_the_weighted_loss(monkeypatch):
     settings = HyperparametersConfig(label_smoothing=0.0, warmup=0.0, optimizer="sgd", weight_decay=0.0, learn="none")
     batches, joint = joint_training(digits("balanced"), linear(learn="none", hyperparameters=settings))
     images, labels, weights = next(iter(batches))
@@ -118,7 +118,12 @@ def test_the_step_of_a_run_is_that_of_the_weighted_loss():
     loss = (F.cross_entropy(joint.plain(inputs), labels, reduction="none") * weights).mean()
     expected = torch.autograd.grad(loss, list(joint.plain.parameters()))
     seen, step = [], joint.optimizer.step
-    joint.optimizer.step = lambda *given: (seen.extend(p.grad.clone() for p in joint.plain.parameters()), step(*given))
+
+    def noted(*given):
+        seen.extend(parameter.grad.clone() for parameter in joint.plain.parameters())
+        step(*given)
+
+    monkeypatch.setattr(joint.optimizer, "step", noted)
     (batch,) = joint.batching.batches(images, labels, 0.0, weights)
     joint.train(batch, 0.0)
     for ours, theirs in zip(seen, expected, strict=True):

@@ -93,7 +93,8 @@ def run(
     check_files(config)
     config = read_class_weight(config)
     with run_folder.opened(out, source, config, resume) as folder:
-        return _run(source, labels, sample_weight, config, folder, hold_out_test, started, watch, resume, own_process, tell)
+        given = source, labels, sample_weight
+        return _run(*given, config, folder, hold_out_test, started, watch, resume, own_process, tell)
 
 
 def _run(
