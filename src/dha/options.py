@@ -48,8 +48,9 @@ COMMANDS = {
     "fit": Command(
         "Train a classifier: architecture, augmentation and hyper-parameters are learned with the weights.",
         {
-            "source": "digits, a folder of class folders, .npz, .parquet or WebDataset .tar files or a folder of them, "
-            "or a Hugging Face data set"
+            "source": "digits, a folder of class folders (alone or in train, val, test), a table of paths and labels "
+            "(.csv, .tsv, .jsonl, .parquet), .npz, .parquet or WebDataset .tar files or a folder of them, or a Hugging "
+            "Face data set"
         },
         [
             ("--out", "FOLDER", "folder of the run; a new runs/NAME-N when not given"),

@@ -4,10 +4,12 @@ import pickle
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from dha import DhaError
 from dha.architecture import CellSearchNetwork
 from dha.data import Preprocessing
+from dha.errors import DataWarning
 from dha.model import TrainedModel, labelled_images
 
 
@@ -128,3 +130,30 @@ def test_a_device_that_is_not_there_is_named_in_one_line(model, tmp_path, device
 def test_devices_are_named_as_torch_does(model, tmp_path, device):
     model.save(tmp_path / "model")
     assert TrainedModel.load(tmp_path / "model", device=device).classes == model.classes
+
+
+def test_labelled_images_that_cannot_be_read_are_named(model, tmp_path):
+    for name in range(2):
+        (tmp_path / str(name)).mkdir()
+        for number in range(2):
+            Image.new("L", (8, 8)).save(tmp_path / str(name) / f"{number}.png")
+    (tmp_path / "1" / "0.png").write_bytes(b"")
+    model.classes = tuple(map(str, range(10)))
+    with pytest.warns(DataWarning, match=r"1 images could not be read and are left out: .*1/0\.png"):
+        images = labelled_images(model, tmp_path, on_bad_image="skip")
+    assert images.labels.tolist() == [0, 0, 1]
+
+
+def test_columns_of_a_table_are_those_of_the_run(model, tmp_path):
+    rows = ["where,what,label"]
+    for number in range(3):
+        Image.new("L", (8, 8)).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{number + 4},x")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    with pytest.raises(DhaError, match="no column of paths"):
+        labelled_images(model, tmp_path / "table.csv")
+    model.learned["data"] = {"columns": {"path": "where", "label": "what", "split": None}}
+    assert labelled_images(model, tmp_path / "table.csv").labels.tolist() == [4, 5, 6]
+    model.learned["data"] = {"columns": [1]}
+    with pytest.raises(DhaError, match="no column of paths"):
+        labelled_images(model, tmp_path / "table.csv")

@@ -25,7 +25,7 @@ def open_archive(path: Path) -> Parts:
     Raises:
         DhaError: if it is not such a file, or the arrays are not labelled images.
     """
-    return Parts(str(path), _part([path]))
+    return Parts(str(path), _part([path]), layout="an .npz archive")
 
 
 def open_archives(folder: Path) -> Parts:
@@ -40,6 +40,7 @@ def open_archives(folder: Path) -> Parts:
         _part(sorted(folder.glob("train*.npz"))),
         _part(validation) if validation else None,
         _part(test) if test else None,
+        layout=".npz archives",
     )
 
 

@@ -57,9 +57,9 @@ def open_arrays(x: Any, labels: Any) -> Parts:
         raise DhaError("labels are missing; pass one label for each image along with the images")
     if isinstance(x, np.ndarray | Tensor) and x.dtype != object:
         array = images_array(x, "x")
-        return Parts("arrays", ArrayPart({"x": array}, _labels(labels, len(array)), "x"))
+        return Parts("arrays", ArrayPart({"x": array}, _labels(labels, len(array)), "x"), layout="images in memory")
     x = _items(x, "x")
-    return Parts("arrays", ItemPart(Sliced(x, len(x)), _labels(labels, len(x)), "x"))
+    return Parts("arrays", ItemPart(Sliced(x, len(x)), _labels(labels, len(x)), "x"), layout="images in memory")
 
 
 def _items(x: Any, place: str) -> list[Any]:

@@ -218,7 +218,10 @@ def open_dataset(dataset: Any, name: str = "dataset", columns: Columns = _COLUMN
     train, declared = _part(dataset["train"], f"{name} train", columns), _class_names(dataset["train"], name, columns)
     if train is None:
         raise DhaError(f"{name} train has no labels (all are -1); pass a labelled data set")
-    return Parts(name, train, rest["validation"], rest["test"], declared)
+    features = dataset["train"].features
+    image, label = _image_column(features, name, columns), _label_column(features, name, columns)
+    layout = f"Hugging Face data set (images in column {image!r}, labels in {label!r})"
+    return Parts(name, train, rest["validation"], rest["test"], declared, layout)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from dha.data.conversion import DEEP, GREY
+from dha.data.conversion import GREY
 from dha.data.decoding import ImageFacts
 from dha.data.image_format import ImageFormat
+from dha.data.table_files import Columns
 from dha.errors import printable
 from dha.ownership import LEFT_OUT
 
@@ -31,7 +32,8 @@ class Facts:
     Attributes:
         sizes: (width, height) in pixels -> number of images.
         modes: name that Pillow gives a mode, or "array" -> number of images.
-        noted: "transparent", "turned", "animated" or "reduced", as `ImageFacts` has them -> number of images.
+        noted: "transparent", "turned", "animated" or "reduced", as `ImageFacts` has them, or "deep" (more than 8 bits)
+            -> number of images.
         unreadable: name of an image that could not be read -> what is wrong with it.
     """
 
@@ -45,6 +47,8 @@ class Facts:
         self.sizes[facts.width, facts.height] += 1
         self.modes[facts.mode] += 1
         self.noted.update(name for name in _NOTED if getattr(facts, name))
+        if facts.integer_white is not None or facts.float_white is not None:
+            self.noted["deep"] += 1
 
     def __add__(self, other: "Facts") -> "Facts":
         """Return the facts of the images of both."""
@@ -77,6 +81,7 @@ class DataReport:
         facts: what they were before.
         left_out: path -> why it was left out, images that could not be read among them.
         conflicts: path and class of images that are in two classes.
+        columns: of a table, as they were given.
     """
 
     name: str = ""
@@ -88,6 +93,7 @@ class DataReport:
     facts: Facts = field(default_factory=Facts)
     left_out: Mapping[str, str] = field(default_factory=dict)
     conflicts: Sequence[tuple[str, str]] = ()
+    columns: Columns = field(default_factory=Columns)
 
     def with_parts(
         self,
@@ -130,6 +136,7 @@ class DataReport:
         return {
             "name": self.name,
             "layout": self.layout,
+            "columns": asdict(self.columns),
             "classes": {str(name): int(n) for name, n in zip(self.classes, self._total(), strict=False)},
             "parts": {name: sum(counts) for name, counts in self.counts.items()},
             "parts_by_class": {name: list(counts) for name, counts in self.counts.items()},
@@ -178,7 +185,7 @@ class DataReport:
         )
         if other:
             said.append(f"{other} in {'grey' if image_format.channels == 3 else 'colour'}, made {colours}")
-        deep = sum(n for mode, n in modes.items() if mode in DEEP)
+        deep = self.facts.noted["deep"]
         if deep:
             whites = [white for white in (image_format.integer_white, image_format.float_white) if white is not None]
             said.append(

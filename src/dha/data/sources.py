@@ -138,6 +138,7 @@ def load_source(
         image_format=image_format,
         facts=facts,
         left_out=parts.left_out | facts.unreadable,
+        columns=columns,
     ).with_parts({name: images.labels for name, images in loaded.items()})
     return Source(
         parts.name,

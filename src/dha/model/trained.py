@@ -23,15 +23,16 @@ from dha.architecture import (
     plain_network,
 )
 from dha.augmentation import AugmentationPolicy
-from dha.data import LabelledImages, OnBadImage, Preprocessing, load_source
+from dha.data import Columns, LabelledImages, OnBadImage, Preprocessing, load_source
 from dha.engine import present_device
-from dha.errors import DhaError, one_line, shortened
+from dha.errors import DataWarning, DhaError, one_line, shortened
 from dha.files import replaced_folder
 from dha.model.mirroring import logits_of
 from dha.model.reading import FORMAT, read_description, read_weights
 from dha.ownership import MODEL_FILES, check_model
 
 BATCH = 256
+_NAMED = 3
 _ERRORS = OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError
 _DAMAGE = (*_ERRORS, safetensors.SafetensorError)
 
@@ -214,12 +215,36 @@ def labelled_images(
 ) -> LabelledImages:
     """Read labelled images as the model wants them: those of the test part, or all where a source has none.
 
+    Columns of a table are those that were named to the run of the model, if any.
+
     Returns:
         The images, with labels as positions in ``model.classes``.
 
     Raises:
         DhaError: for a bad source, or a class that the model does not know.
+
+    Warns:
+        DataWarning: with the first images that could not be read and are left out.
     """
     image_format = asdict(model.preprocessing.image_format)
-    loaded = load_source(source, labels, classes=model.classes, on_bad_image=on_bad_image, **image_format)
+    loaded = load_source(
+        source, labels, classes=model.classes, on_bad_image=on_bad_image, columns=_columns(model), **image_format
+    )
+    unreadable = list(loaded.report.facts.unreadable)
+    if unreadable:
+        named = ", ".join(unreadable[:_NAMED]) + (", ..." if len(unreadable) > _NAMED else "")
+        warnings.warn(
+            f"{loaded.name}: {len(unreadable)} images could not be read and are left out: {named}",
+            DataWarning,
+            stacklevel=2,
+        )
     return loaded.test or loaded.train
+
+
+def _columns(model: TrainedModel) -> Columns:
+    """Return the columns that the run of the model was told, as far as its description says so."""
+    data = model.learned.get("data")
+    given = data.get("columns") if isinstance(data, dict) else None
+    if not isinstance(given, dict):
+        return Columns()
+    return Columns(*(name if isinstance(name := given.get(kind), str) else None for kind in ("path", "label", "split")))
