@@ -23,12 +23,16 @@ DATA, LEFT_OUT = "data.json", "left-out.csv"
 """What was read, and path and reason of everything that was left out."""
 
 _STARTS = {
-    "metrics.csv": (0, b"epoch,"),
+    "metrics.csv": (0, b"epoch,seconds,train_loss,"),
     "codes.safetensors": (8, b"{"),
     DATA: (0, b'{\n  "name": '),
     LEFT_OUT: (0, b"path,reason"),
 }
-_MODEL = {"model.json": (0, b'{\n  "format": '), "policy.json": (0, b"{\n  "), "weights.safetensors": (8, b"{")}
+_MODEL = {
+    "model.json": (0, b'{\n  "format": '),
+    "policy.json": (0, b'{\n  "operations": '),
+    "weights.safetensors": (8, b"{"),
+}
 """What other files of runs and models have at which byte."""
 
 _SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")
