@@ -139,6 +139,7 @@ def _run(
         validation_fraction=config.validation_fraction,
         test_fraction=config.test_fraction if hold_out_test else 0.0,
         seed=config.seed,
+        weighted=config.class_weight is not None or sample_weight is not None,
     )
     if first_process():
         if tell is not None:

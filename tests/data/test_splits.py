@@ -117,8 +117,11 @@ def test_uneven_classes_are_told_in_one_warning():
 
 
 @pytest.mark.filterwarnings("error")
-def test_classes_of_ten_to_one_are_not_warned_of():
+def test_classes_of_ten_to_one_and_weighted_ones_are_not_warned_of():
     run(source([40, 4, 4]))
+    given = source([44, 4, 4])
+    splits = split(given, validation_fraction=0.2, test_fraction=0, seed=0, weighted=True)
+    assert not any("uneven" in line for line in splits.report.lines())
 
 
 def test_images_in_two_classes_are_told_by_name():

@@ -198,6 +198,7 @@ def test_missing_labels_of_a_dataframe_are_told_by_row(folder: Path):
 
 def test_lists_of_paths_need_labels_and_files(folder: Path):
     paths = [folder / "images" / path for path, _ in ROWS]
+    assert load_source(paths * 2, [0, 1] * 4).train.labels.tolist() == [0, 1] * 4
     with pytest.raises(DhaError, match="labels are missing; pass one label for each path"):
         load_source(paths)
     with pytest.raises(DhaError, match="labels are 3, but there are 4 images"):

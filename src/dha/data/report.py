@@ -82,6 +82,7 @@ class DataReport:
         left_out: path -> why it was left out, images that could not be read among them.
         conflicts: path and class of images that are in two classes.
         columns: of a table, as they were given.
+        weighted: whether classes or images have weights.
     """
 
     name: str = ""
@@ -94,6 +95,7 @@ class DataReport:
     left_out: Mapping[str, str] = field(default_factory=dict)
     conflicts: Sequence[tuple[str, str]] = ()
     columns: Columns = field(default_factory=Columns)
+    weighted: bool = False
 
     def with_parts(
         self,
@@ -114,7 +116,7 @@ class DataReport:
         total = np.sum([*self.counts.values()], axis=0, dtype=int).tolist() if self.counts else []
         lines = [f"data: {self.name}" + (f", {self.layout}" if self.layout else "")]
         lines.append(f"images: {sum(total)} in {len(self.classes)} classes: {self._classes(total)}")
-        if total and max(total) >= UNEVEN * max(1, min(total)):
+        if total and not self.weighted and max(total) >= UNEVEN * max(1, min(total)):
             lines.append("classes: uneven; --class-weights balanced gives every class the same weight")
         held = dict.fromkeys(self.held_out, " (held out of the training images)")
         lines.append("parts: " + ", ".join(f"{name} {sum(c)}{held.get(name, '')}" for name, c in self.counts.items()))

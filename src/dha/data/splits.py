@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -39,7 +39,9 @@ class Splits:
     report: DataReport = field(default_factory=DataReport)
 
 
-def split(source: Source, *, validation_fraction: float, test_fraction: float, seed: int) -> Splits:
+def split(
+    source: Source, *, validation_fraction: float, test_fraction: float, seed: int, weighted: bool = False
+) -> Splits:
     """Take the parts that a source has and hold out those that it lacks, a share of every class.
 
     Args:
@@ -48,6 +50,7 @@ def split(source: Source, *, validation_fraction: float, test_fraction: float, s
             out if the source has no validation part.
         test_fraction: share, in [0, 1), of the training images to hold out if the source has no test part; 0 for none.
         seed: decides the validation part, at least 0. The test part is the same for every seed.
+        weighted: whether classes or images will have weights: then nothing is said of uneven classes.
 
     Returns:
         Disjoint parts with at least one image of each class in every part that was held out and in train.
@@ -82,9 +85,10 @@ def split(source: Source, *, validation_fraction: float, test_fraction: float, s
         return source.names[origin](rows) if origin in source.names else [f"{origin}[{row}]" for row in rows]
 
     conflicts = find_duplicates(present, source.classes, source.name, names)
-    _warn_of_uneven(source)
+    if not weighted:
+        _warn_of_uneven(source)
     report = source.report.with_parts({name: part.labels for name, part in present.items()}, held_out, conflicts)
-    return Splits(train, validation, test, source.classes, hold_validation, report)
+    return Splits(train, validation, test, source.classes, hold_validation, replace(report, weighted=weighted))
 
 
 def _warn_of_uneven(source: Source) -> None:

@@ -143,12 +143,8 @@ def open_paths(paths: Sequence[str | Path], labels: Any, on_bad_image: OnBadImag
     given = check_labels(labels, len(paths), "labels")
     table = Table("paths", Path(), Columns(), [str(p) for p in paths], list(given), None, range(len(paths)))
     files = [os.path.expanduser(path) for path in table.paths]
-    left_out: LeftOut = {}
-    keep = _without_repeated(table, files, given, None, left_out)
-    kept = [files[i] for i in keep]
-    _check_files(table, kept, on_bad_image)
-    part = ItemPart(Sliced(kept, len(kept)), Labels.of(given[keep]), "paths")
-    return Parts("paths", part, layout="paths and labels", left_out=left_out)
+    _check_files(table, files, on_bad_image)
+    return Parts("paths", ItemPart(Sliced(files, len(files)), Labels.of(given), "paths"), layout="paths and labels")
 
 
 def _note_unnamed(folder: Path, parts: Parts) -> None:
