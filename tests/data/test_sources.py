@@ -190,3 +190,22 @@ def test_images_deeper_than_the_model_knows_are_named(tmp_path: Path):
         load_source(folder, classes=("a", "b"), integer_white=1023)
     source = load_source(folder, integer_white=1023, on_bad_image="skip")
     assert source.train.images[:, 0, 0, 0].tolist() == [0, 1, 224]
+
+
+@pytest.mark.parametrize("kind", ["files", "list", "array"])
+def test_transparent_images_with_nothing_to_see_are_not_trained_on(tmp_path: Path, kind: str):
+    alpha = np.random.default_rng(0).integers(0, 256, (4, 8, 8), dtype=np.uint8)
+    x = np.stack([np.full_like(alpha, 254), alpha], -1)
+    labels: Any = [0, 1, 0, 1]
+    source: Any = {"list": list(x), "array": x}.get(kind)
+    if kind == "files":
+        source, labels = tmp_path, None
+        for i, image in enumerate(x):
+            (tmp_path / f"class{i % 2}").mkdir(exist_ok=True)
+            Image.fromarray(image).save(tmp_path / f"class{i % 2}" / f"{i}.png")
+    with pytest.raises(DhaError, match=r"4 of 4 images are transparent and have nothing to see .*--background black"):
+        load_source(source, labels)
+    black = load_source(source, labels, background="black")
+    assert black.train.images.float().std() > 50
+    model: dict[str, Any] = asdict(black.image_format) | {"background": "white"}
+    assert load_source(source, labels, classes=black.classes, **model).report.facts.noted["blank"] == 4

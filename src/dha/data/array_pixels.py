@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, ImageFormat
+from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, NEARLY, ImageFormat
 from dha.errors import DhaError
 
 CHANNELS = (1, 2, 3, 4)
@@ -30,12 +30,14 @@ class ArrayPixels:
         integer_white, float_white: the least white that their values fit, as `ImageFormat` has it; None for images of
             8 bits.
         transparent: how many of them had transparent pixels.
+        blank: how many of these have nothing to see on the background.
     """
 
     pixels: Tensor
     integer_white: int | None
     float_white: int | None
     transparent: int
+    blank: int
 
 
 def image_array(x: np.ndarray | Tensor, name: str) -> np.ndarray:
@@ -127,15 +129,18 @@ def array_pixels(x: np.ndarray, image_format: ImageFormat, name: str) -> ArrayPi
         white = image_format.integer_white or integer_white
         opaque = _white(alpha, INTEGER_WHITES, None, name) if alpha.size else opaque
     pixels = torch.empty((len(x), colours, *x.shape[1:3]), dtype=torch.uint8)
-    transparent = 0
+    transparent, blank = 0, 0
     for rows in _chunks(x):
         levels = _to_uint8(colour[rows], white)
         if alpha.size:
             shown = _to_uint8(alpha[rows], opaque)
-            transparent += int((shown < 255).any((1, 2, 3)).sum())
+            has_transparent = (shown < 255).any((1, 2, 3))
             levels = _composited(levels, shown, image_format.background == "white")
+            is_blank = (np.ptp(levels, axis=(1, 2)) <= NEARLY).all(1)
+            transparent += int(has_transparent.sum())
+            blank += int((has_transparent & is_blank).sum())
         pixels.numpy()[rows] = levels.transpose(0, 3, 1, 2)
-    return ArrayPixels(pixels, integer_white, float_white, transparent)
+    return ArrayPixels(pixels, integer_white, float_white, transparent, blank)
 
 
 def _numpy(x: np.ndarray | Tensor, name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dha.data.deep_colour import raw_mode
-from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, Background
+from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, NEARLY, Background
 
 DEEP = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 """Modes of more than 8 bits a channel, all of them grey."""
@@ -28,6 +28,11 @@ def is_reduced(image: Image.Image) -> bool:
 def is_grey(image: Image.Image) -> bool:
     """Tell whether an image that is not loaded yet, or comes from elsewhere, is grey, with or without alpha."""
     return image.mode in GREY or raw_mode(image).startswith("LA")
+
+
+def is_blank(image: Image.Image) -> bool:
+    """Tell whether all pixels of an image of mode L or RGB have nearly one colour."""
+    return all(int(np.ptp(band.getextrema())) <= NEARLY for band in image.split())
 
 
 def transparent_colour(image: Image.Image) -> Any:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from dha.data.array_pixels import array_pixels, image_array
-from dha.data.conversion import DEEP, convert, is_grey, is_reduced, transparent_colour, white_of
+from dha.data.conversion import DEEP, convert, is_blank, is_grey, is_reduced, transparent_colour, white_of
 from dha.data.deep_colour import deep_colour, is_deep_colour
 from dha.data.image_format import ImageFormat
 from dha.data.opening import open_image, unreadable
@@ -39,6 +39,7 @@ class ImageFacts(NamedTuple):
             8 bits; else None.
         float_white: the same for floats.
         transparent: whether any pixel was, at least in part; these show the background.
+        blank: whether that left nothing to see, as white shapes on white.
         turned: whether its EXIF orientation turned or mirrored it.
         animated: whether it has more frames or pages, of which the first was read.
         reduced: whether only the upper 8 of 16 bits a channel were decoded, as for a few rare kinds of files.
@@ -50,9 +51,15 @@ class ImageFacts(NamedTuple):
     integer_white: int | None
     float_white: int | None
     transparent: bool
+    blank: bool
     turned: bool
     animated: bool
     reduced: bool
+
+    @property
+    def deep(self) -> bool:
+        """Whether its values have more than 8 bits."""
+        return self.integer_white is not None or self.float_white is not None
 
 
 class DecodedImage(NamedTuple):
@@ -150,11 +157,12 @@ def _decoded(
     flat, transparent = convert(image, box, factor, image_format.background, known or white or 255, colour)
     if channels == 1:
         flat = flat.convert("L")
+    blank = transparent and is_blank(flat)
     square = resize_image(flat, image_format, (width / factor, height / factor))
     pixels = np.array(square.convert("L" if channels == 1 else "RGB"))
     tensor = torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
     turned, whites = orientation in range(2, 9), (None, white) if mode == "F" else (white, None)
-    return DecodedImage(tensor, ImageFacts(*size, mode, *whites, transparent, turned, animated, reduced))
+    return DecodedImage(tensor, ImageFacts(*size, mode, *whites, transparent, blank, turned, animated, reduced))
 
 
 def _scaled(opened: Image.Image, image: str | Path | IO[bytes], white: int | None) -> tuple[Image.Image, int]:
@@ -180,11 +188,9 @@ def _is_animated(image: Image.Image) -> bool:
 
 def _of_array(image: np.ndarray | Tensor, image_format: ImageFormat, name: str) -> DecodedImage:
     array = image_array(image, name)
-    height, width, channels = array.shape
+    height, width, _ = array.shape
     converted = array_pixels(array[None], image_format, name)
     pixels = resize_arrays(convert_channels(converted.pixels, image_format.channels), image_format)[0]
     whites = converted.integer_white, converted.float_white
-    mode = f"{array.dtype} {('grey', 'grey with alpha', 'RGB', 'RGB with alpha')[channels - 1]}"
-    return DecodedImage(
-        pixels, ImageFacts(width, height, mode, *whites, converted.transparent > 0, False, False, False)
-    )
+    transparent, blank = converted.transparent > 0, converted.blank > 0
+    return DecodedImage(pixels, ImageFacts(width, height, "array", *whites, transparent, blank, False, False, False))

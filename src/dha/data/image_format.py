@@ -10,6 +10,9 @@ PADDING = 128
 """Grey level of the borders that `resize="pad"` adds: in the middle, so that it is an edge to dark and bright images
 alike, and near 0 after normalisation."""
 
+NEARLY = 4
+"""Grey levels by which the pixels of an image may differ that has nothing to see."""
+
 INTEGER_WHITES = (255, 1023, 4095, 16383, 65535)
 """Of 8, 10, 12, 14 and 16 bits."""
 

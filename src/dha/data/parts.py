@@ -139,8 +139,11 @@ class ArrayPart:
         sizes = Counter[tuple[int, int]]()
         for array in self.arrays.values():
             sizes[array.shape[2], array.shape[1]] += len(array)
-        transparent = Counter(transparent=sum(some.transparent for some in converted.values()))
-        facts = Facts(sizes, Counter(array=len(self.labels)), transparent)
+        noted = Counter[str]()
+        for some in converted.values():
+            deep = some.integer_white is not None or some.float_white is not None
+            noted.update(transparent=some.transparent, blank=some.blank, deep=len(some.pixels) if deep else 0)
+        facts = Facts(sizes, Counter(array=len(self.labels)), noted)
         return PartImages(torch.cat(images), None, max(integer) or None, max(floats) or None, facts)
 
 

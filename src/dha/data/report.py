@@ -22,7 +22,7 @@ UNEVEN = 3
 _NAMED = 8
 """How many classes a line names."""
 
-_NOTED = ("transparent", "turned", "animated", "reduced")
+_NOTED = ("transparent", "blank", "turned", "animated", "reduced", "deep")
 
 
 @dataclass
@@ -32,8 +32,7 @@ class Facts:
     Attributes:
         sizes: (width, height) in pixels -> number of images.
         modes: name that Pillow gives a mode, or "array" -> number of images.
-        noted: "transparent", "turned", "animated" or "reduced", as `ImageFacts` has them, or "deep" (more than 8 bits)
-            -> number of images.
+        noted: "transparent", "blank" and others of the names in `ImageFacts` -> number of images.
         unreadable: name of an image that could not be read -> what is wrong with it.
     """
 
@@ -47,8 +46,6 @@ class Facts:
         self.sizes[facts.width, facts.height] += 1
         self.modes[facts.mode] += 1
         self.noted.update(name for name in _NOTED if getattr(facts, name))
-        if facts.integer_white is not None or facts.float_white is not None:
-            self.noted["deep"] += 1
 
     def __add__(self, other: "Facts") -> "Facts":
         """Return the facts of the images of both."""
@@ -183,7 +180,9 @@ class DataReport:
             said.append(f"{oblong} not square, {how[image_format.resize]} (--resize)")
         modes = self.facts.modes
         other = sum(
-            n for mode, n in modes.items() if (mode in GREY) == (image_format.channels == 3) and mode != "array"
+            n
+            for mode, n in modes.items()
+            if (mode in GREY or mode == "LA;16") == (image_format.channels == 3) and mode != "array"
         )
         if other:
             said.append(f"{other} in {'grey' if image_format.channels == 3 else 'colour'}, made {colours}")
@@ -195,6 +194,7 @@ class DataReport:
             )
         notes = {
             "transparent": f"transparent, shown on {image_format.background} (--background)",
+            "blank": "with nothing to see on it (white on white, say)",
             "turned": "turned upright by their EXIF orientation",
             "animated": "animated or of several pages, the first of which is used",
             "reduced": "of 16 bits a channel, of which the upper 8 are used",

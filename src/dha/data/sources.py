@@ -131,6 +131,12 @@ def load_source(
         if good is not None:
             loaded[name] = loaded[name].select(good)
             _check_readable(numbers[name], loaded[name], known, part.place)
+    if classes is None and 2 * facts.noted["blank"] > sum(facts.sizes.values()):
+        other = "black" if background == "white" else "white"
+        raise DhaError(
+            f"{parts.name}: {facts.noted['blank']} of {sum(facts.sizes.values())} images are transparent and have "
+            f"nothing to see on a {background} background; pass --background {other}"
+        )
     report = DataReport(
         parts.name,
         parts.layout,
