@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from dha import ImageClassifier, __version__
 from dha.cli import main, resuming
+from dha.errors import DataWarning
 from dha.options import parse
 
 SMALL = [
@@ -136,6 +137,7 @@ WRONG = [
     ["fit", "digits", "--epochs=0"],
     ["fit", "digits", "--budget=soon"],
     ["fit", "digits", "--device=gpu"],
+    ["fit", "digits", "--class-weights=nowhere.csv"],
     ["fit", "digits", "--network=nowhere.py:make"],
     ["fit", "digits", "--augmentation.start=nowhere.json"],
     ["fit", "digits", "--config=nowhere.yaml"],
@@ -144,6 +146,8 @@ WRONG = [
     ["fit", "digits", "--out=taken"],
     ["fit", "digits", "--resume"],
     ["predict", "nowhere", "x.png"],
+    ["predict", "model", "nowhere.png"],
+    ["predict", "model", "taken", "nowhere.png", "--on-bad-image=error"],
     ["evaluate", "nowhere", "digits"],
 ]
 
@@ -151,6 +155,10 @@ WRONG = [
 def test_help_and_what_is_wrong_without_an_image_do_not_wait_for_torch(tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").touch()
+    (tmp_path / "model").mkdir()
+    for name in ("model.json", "weights.safetensors"):
+        (tmp_path / "model" / name).touch()
+    before = sorted(tmp_path.rglob("*"))
     code = f"""
 import sys, time, dha.cli
 assert dha.cli.main(["fit", "--help"]) == 0
@@ -167,7 +175,7 @@ assert "torch" not in sys.modules
     lines = result.stderr.splitlines()
     assert len(lines) == len(WRONG), "an error is a line"
     assert all(line.startswith("dha") for line in lines)
-    assert [p.name for p in tmp_path.rglob("*")] == ["taken", "thesis.txt"], "nothing is left behind"
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is left behind"
 
 
 def test_models_and_parts_do_not_wait_for_what_only_runs_need():
@@ -214,7 +222,7 @@ def test_a_file_that_cannot_be_read_costs_only_itself(run, tmp_path, capsys):
     for name, line in zip(("bad.png", "nowhere.png", "2 of 5"), shown.err.splitlines(), strict=True):
         assert name in line
 
-    assert main(["predict", "--on-bad-image=error", str(run / "model"), *files]) == 2
+    assert main(["predict", "--on-bad-image=error", str(run / "model"), *files[:-1]]) == 2
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 3, "what was read is predicted"
     assert len(shown.err.splitlines()) == 1
@@ -309,3 +317,15 @@ def test_the_command_that_goes_on_names_what_the_folder_does_not_hold():
     assert command.endswith("fit '--out=my runs/é' --resume --cache=disk --devices=2 --network=net.py:f -- $'--a\\377'")
     script = f'set -- {command}; printf %s "${{@: -1}}"'
     assert subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout == b"--a\xff"
+
+
+def test_evaluate_leaves_out_what_cannot_be_read_if_it_is_told_to(run, tmp_path, capsys):
+    pictures(tmp_path, 3)
+    (tmp_path / "1.png").write_text("no image")
+    (tmp_path / "table.csv").write_text("path,label\n0.png,0\n1.png,0\n2.png,0\n")
+    words = ["evaluate", str(run / "model"), str(tmp_path / "table.csv")]
+    assert main(words) == 2
+    assert "1.png" in capsys.readouterr().err
+    with pytest.warns(DataWarning, match=r"1 images could not be read and are left out: .*1\.png"):
+        assert main([*words, "--on-bad-image=skip", "--device=cpu"]) == 0
+    assert "% of 2 images" in capsys.readouterr().out

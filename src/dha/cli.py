@@ -18,7 +18,16 @@ from dha.config import Config
 from dha.errors import DhaError, Interrupted, did_you_mean, one_line, printable
 from dha.options import COMMANDS, in_options, parse, parser_of
 from dha.ownership import check_out
-from dha.paths import check_device, check_files, check_model, check_network, check_place, check_source, numbered_folder
+from dha.paths import (
+    check_device,
+    check_files,
+    check_images,
+    check_model,
+    check_network,
+    check_place,
+    check_source,
+    numbered_folder,
+)
 from dha.signals import EndBySignal, Ended
 from dha.terminal import (
     OutputClosed,
@@ -60,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _let_threads_sleep()
     if own:
         show_warnings_in_one_line()
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # What torch warns of is not for who runs a command.
     with EndBySignal(to_the_end=own):
         return _guarded(words, started, own)
 
@@ -219,6 +229,7 @@ def _fit(values: dict[str, Any], started: float, own: bool) -> int:
 
 def _predict(values: dict[str, Any], started: float, own: bool) -> int:
     _check_model(values)
+    check_images(values["images"], all_of_them=values["on_bad_image"] == "error")
     from dha.data import stream_images
     from dha.model import TrainedModel
 

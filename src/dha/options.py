@@ -211,8 +211,11 @@ def parser_of(name: str, expert: bool) -> argparse.ArgumentParser:
         text = texts[setting] + (
             "" if default in (None, "auto") or field == "learn" else f" (default {_shown(default)})"
         )
+        names = ["--" + setting.replace("_", "-")]
+        if setting == "class_weight":  # The name is scikit-learn's; in English there are several.
+            names.append("--class-weights")
         groups[title].add_argument(
-            "--" + setting.replace("_", "-"),
+            *names,
             dest=setting,
             default=argparse.SUPPRESS,
             metavar=_placeholder(hint, field),

@@ -5,7 +5,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,23 @@ def check_model(folder: str | Path) -> None:
         raise DhaError(f"model={str(folder)!r} is not a dha model (no model.json in it): {hint}")
     if not stat.S_ISDIR(mode):
         raise DhaError(f"model={str(folder)!r} is not a folder: give the folder `model` of a run")
+    for name in ("model.json", "weights.safetensors"):
+        check_file(path / name, "model", "copy the model again")
+
+
+def check_images(files: Sequence[str], all_of_them: bool) -> None:
+    """Check that image files are there.
+
+    Args:
+        files: their names.
+        all_of_them: whether all have to be; else one is enough, and what becomes of the others is told later.
+
+    Raises:
+        DhaError: if not, which names the first.
+    """
+    missing = next((file for file in files if not os.path.lexists(file)), None)
+    if missing is not None and (all_of_them or not any(os.path.lexists(file) for file in files)):
+        check_file(missing, "image")
 
 
 def check_device(name: str) -> None:
@@ -138,6 +155,8 @@ def check_files(config: Config) -> None:
     """
     if isinstance(config.network, str):
         check_network(config.network)
+    if isinstance(config.class_weight, str) and config.class_weight != "balanced":
+        check_file(config.class_weight, "class_weight", "write none, balanced, or the name of a file")
     if config.augmentation.start is not None:
         check_file(config.augmentation.start, "augmentation.start", "name the policy.json of a run")
 
