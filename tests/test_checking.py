@@ -89,3 +89,11 @@ def test_any_value_in_any_place_is_taken_or_named(place, value):
     except DhaError as error:
         said = str(error)
     assert name in said if said else config_dict(config)
+
+
+def test_a_weight_decay_of_zero_is_not_learned_where_it_is_asked_for():
+    for learn in ("weight_decay", ["learning_rate", "weight_decay"]):
+        with pytest.raises(DhaError, match=r"weight_decay=0: to be learned it has to start above 0"):
+            check(Config(hyperparameters=HyperparametersConfig(weight_decay=0.0, learn=learn)))
+    check(Config(hyperparameters=HyperparametersConfig(weight_decay=0.0)))
+    check(Config(hyperparameters=HyperparametersConfig(weight_decay=0.0, learn="learning_rate")))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dha import AugmentationConfig, DhaError
+from dha import AugmentationConfig, DhaError, HyperparametersConfig
 from dha.architecture import BRANCHES, genotype_of
 from dha.architecture import OPERATIONS as CELL_OPERATIONS
 from dha.architecture.mobile import LAYERS
@@ -148,3 +148,11 @@ def test_batches_are_augmented_at_once_where_the_policy_waits_and_images_are_sma
         torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(200, 3, side, side), torch.arange(200) % 2
     )
     assert together(small(**{"batch_size": 64, "every": 24, **settings}), images) == expected
+
+
+def test_a_weight_decay_of_zero_stays_zero_and_is_said_not_to_be_learned(small):
+    settings = HyperparametersConfig(weight_decay=0.0, warmup=0.0)
+    result = run("digits", config=small(every=2, space="residual", hyperparameters=settings))
+    assert result.config.hyperparameters.learn == "learning_rate"
+    assert [row["weight_decay"] for row in result.history] == [0.0]
+    assert result.history[0]["learning_rate"] != 0.2

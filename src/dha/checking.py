@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from dha.config import PARTS, Config, config_dict, learned_parts, parse_budget
+from dha.config import LEARNED_BY_DEFAULT, PARTS, Config, config_dict, learned_parts, parse_budget
 from dha.errors import DhaError, did_you_mean
 
 
@@ -19,6 +19,10 @@ def check(config: Config) -> None:
     for name in ("label_smoothing", "drop_path"):
         if name in config.hyperparameters.learned() and not getattr(config.hyperparameters, name):
             raise DhaError(f"hyperparameters.{name}=0: to be learned it has to start above 0, it moves by factors")
+    settings = config.hyperparameters
+    # Where it is learned by default, it stays 0.
+    if settings.weight_decay == 0 and "weight_decay" in settings.learned() and settings.learn != LEARNED_BY_DEFAULT:
+        raise DhaError("hyperparameters.weight_decay=0: to be learned it has to start above 0, it moves by factors")
     if config.budget is not None:
         if config.epochs is not None:
             raise DhaError(f"budget={config.budget!r} and epochs={config.epochs}: give one of the two")

@@ -10,6 +10,7 @@ from dha.errors import DhaError, did_you_mean
 
 PARTS = ("architecture", "augmentation", "hyperparameters")
 LEARNED = ("learning_rate", "weight_decay", "momentum", "label_smoothing", "drop_path")
+LEARNED_BY_DEFAULT = "learning_rate,weight_decay"
 
 
 @dataclass
@@ -124,7 +125,7 @@ class HyperparametersConfig(Section):
             the last layer with an output per class: its other weights start at 0.15 times that, and learn their own.
             When not given 0.2, or 0.002 (adamw).
         weight_decay: at the start, L2 coefficient, or decoupled from the gradient (adamw, and what Muon makes
-            orthogonal); when not given 5e-4, or 0.05 (adamw).
+            orthogonal); when not given 5e-4, or 0.05 (adamw). 0 stays 0: it is not learned.
         momentum: of SGD and Muon; the first beta of AdamW.
         label_smoothing: share of each label that is spread over all classes, in the training loss.
         drop_path: probability that a block which adds to its input leaves out what it would add, in training, for each
@@ -140,7 +141,7 @@ class HyperparametersConfig(Section):
     """
 
     optimizer: Literal["auto", "sgd", "muon", "adamw"] = "auto"
-    learn: str | Sequence[str] = "learning_rate,weight_decay"
+    learn: str | Sequence[str] = LEARNED_BY_DEFAULT
     learning_rate: float | None = None
     weight_decay: float | None = None
     momentum: float = 0.9

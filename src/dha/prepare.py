@@ -61,7 +61,8 @@ def resolve(config: Config, splits: Splits, preprocessing: Preprocessing, fabric
     hyperparameters = resolved.hyperparameters
     hyperparameters.optimizer = optimizer_of(config)
     hyperparameters.learning_rate, hyperparameters.weight_decay = hyperparameters.starts()
-    hyperparameters.learn = ",".join(hyperparameters.learned()) or "none"
+    learned = [name for name in hyperparameters.learned() if name != "weight_decay" or hyperparameters.weight_decay]
+    hyperparameters.learn = ",".join(learned) or "none"
     images, classes, precisions = len(splits.train), len(splits.classes), open_precisions(resolved, fabric)
     resizing = False
     if config.network is None:

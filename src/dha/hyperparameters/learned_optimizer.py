@@ -191,6 +191,8 @@ class LearnedOptimizer(ABC):
             slopes, before = [held_out[weight] for weight in moved], [past[weight] for weight in moved]
             if learning_rates:
                 peak.move(self._direction(slopes, torch._foreach_sub(before, moved), peak.distance()), rate, DOUBLING)
+            if not decay.has_room():
+                continue
             # What is short-sighted never asks for more decay than a run needs.
             decay.move(self._direction(slopes, before, decay.distance().clamp_max(0.0)), DECAYS * rate)
 

@@ -48,6 +48,10 @@ class LearnedScalar:
         self.value = torch.tensor(float(initial), device=device)
         self.start = self.value.clone()
 
+    def has_room(self) -> bool:
+        """Return whether there is another value in its box."""
+        return self.low < self.high
+
     def distance(self) -> Tensor:
         """Return how much the value has left a start that may have been right, in [-1, 1], without dimensions.
 
