@@ -1,3 +1,4 @@
+import os
 import resource
 import shutil
 import struct
@@ -83,6 +84,14 @@ def test_bombs_are_refused_from_their_header(tmp_path: Path, width: int, height:
     for read in (partial(read_image, image_format=ImageFormat(8, 3)), read_header):
         with pytest.raises(DhaError, match=message):
             read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG"])
+def test_enormous_files_are_refused_before_they_are_read(tmp_path: Path, kind: str):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a", kind)
+    os.truncate(tmp_path / "a", 2**30 + 1)  # sparse
+    with pytest.raises(DhaError, match=r"a is refused: it has 1073741825 bytes, .*save it with compression"):
+        read_image(tmp_path / "a", ImageFormat(8, 3))
 
 
 @as_outside_of_tests
@@ -172,7 +181,9 @@ def test_images_that_are_cut_off_are_errors_and_never_partly_grey(tmp_path: Path
                 read_image(tmp_path / "a", ImageFormat(8, 3))
 
 
-def test_a_jpeg_that_is_filled_up_with_zeros_is_refused_and_one_with_a_trailer_is_read(tmp_path: Path):
+def test_a_jpeg_that_is_filled_up_with_zeros_is_refused_and_one_with_a_trailer_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     exif = Image.Exif()
     exif[0x010E] = "with an end marker \xff\xd9 of a thumbnail"
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -183,6 +194,7 @@ def test_a_jpeg_that_is_filled_up_with_zeros_is_refused_and_one_with_a_trailer_i
     for read in (partial(read_image, image_format=ImageFormat(8, 3)), read_header):
         with pytest.raises(DhaError, match=r"b\.jpg is refused: it is cut off"):
             read(tmp_path / "b.jpg")
+    monkeypatch.setattr("dha.data.opening._PIECE", 7)  # so that the end mark is looked for across pieces
     (tmp_path / "c.jpg").write_bytes(content + bytes(100))
     read, whole = (read_image(tmp_path / name, ImageFormat(8, 3)).pixels for name in ("c.jpg", "a.jpg"))
     assert torch.equal(read, whole)

@@ -23,6 +23,11 @@ MAX_PIXELS = 160_000_000
 
 MAX_SIDE = 2**17
 
+MAX_BYTES = 2**30
+"""Of a file; 160 million pixels of 16-bit colours take 0.9 times that without compression."""
+
+_PIECE = 2**20
+
 _TGA = frozenset({".tga", ".icb", ".vda", ".vst"})
 
 _RAW = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw"})
@@ -41,13 +46,18 @@ def open_image(image: str | Path | IO[bytes]) -> Image.Image:
     formats = FORMATS
     if isinstance(image, str | Path):
         # Opening a pipe would wait for ever, and a device may have no end.
-        if not stat.S_ISREG(os.stat(image).st_mode):
+        known = os.stat(image)
+        if not stat.S_ISREG(known.st_mode):
             raise DhaError("it is no regular file: pass an image file")
+        if known.st_size > MAX_BYTES:  # Pillow reads files of some formats into memory before it looks at them.
+            raise DhaError(f"it has {known.st_size} bytes, more than {MAX_BYTES}: save it with compression")
         suffix = os.path.splitext(image)[1].lower()
         if suffix in _RAW:
             raise DhaError("it holds the raw data of a camera: convert it to JPEG, PNG or TIFF")
         # The format has no first bytes by which it is known.
         formats = (*FORMATS, "TGA") if suffix in _TGA else FORMATS
+    else:
+        image.seek(0)
     try:
         opened = Image.open(image, formats=formats)
     except UnidentifiedImageError:
@@ -105,12 +115,17 @@ def _check_end(opened: Image.Image) -> None:
         if file.read(2) == b"\xff\xd9":
             return
         # Cameras append other data. A thumbnail before the pixels has an end of its own.
-        file.seek(0)
-        content = file.read()
-        at = 2
-        while content[at : at + 1] == b"\xff" and content[at + 1] != 0xDA:
-            at += 1 if content[at + 1] == 0xFF else 2 + struct.unpack(">H", content[at + 2 : at + 4])[0]
-        if content.find(b"\xff\xd9", at) < 0:
-            raise DhaError("it is cut off, a JPEG without an end: copy it again")
+        file.seek(2)
+        while (marker := file.read(2))[:1] == b"\xff" and marker != b"\xff\xda":
+            if marker == b"\xff\xff":  # a marker may begin with several of these
+                file.seek(-1, os.SEEK_CUR)
+            else:
+                file.seek(struct.unpack(">H", file.read(2))[0] - 2, os.SEEK_CUR)
+        last = b""
+        while piece := file.read(_PIECE):
+            if b"\xff\xd9" in last + piece:
+                return
+            last = piece[-1:]
+        raise DhaError("it is cut off, a JPEG without an end: copy it again")
     finally:
         file.seek(place)
