@@ -332,3 +332,25 @@ def test_columns_of_images_and_labels_are_taken():
     assert torch.equal(columns.train.images, whole.train.images)
     assert columns.train.labels.tolist() == [0, 1, 0, 2]
     assert torch.equal(load_images(dataset["image"], columns.image_format), whole.train.images)
+
+
+@pytest.mark.parametrize("kind", ["string", "binary"])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_columns_of_paths_and_of_files_are_images(tmp_path: Path, kind: str, streamed: bool):
+    for level in (10, 20, 30):
+        (tmp_path / f"{level}.jpg").write_bytes(jpeg(level))
+    cells = [str(tmp_path / f"{level}.jpg") if kind == "string" else jpeg(level) for level in (10, 20, 30)]
+    features = datasets.Features({"image": datasets.Value(kind), "label": datasets.Value("string")})
+    dataset = datasets.Dataset.from_dict({"image": cells, "label": ["a", "b", "a"]}, features=features)
+    source = load_source(dataset.to_iterable_dataset() if streamed else dataset)
+    assert (levels(source.train.images), source.train.labels.tolist()) == ([10, 20, 30], [0, 1, 0])
+
+
+def test_lists_of_images_or_labels_are_refused():
+    pictures = [[Image.new("L", (8, 8))]] * 2
+    images = datasets.Features({"image": datasets.Sequence(datasets.Image()), "label": datasets.Value("int64")})
+    with pytest.raises(DhaError, match="image holds lists of images; give every image a row and a label of its own"):
+        load_source(datasets.Dataset.from_dict({"image": pictures, "label": [0, 1]}, features=images))
+    labels = make([0, 1]).remove_columns("label").add_column("label", [[0, 1], [1, 0]])
+    with pytest.raises(DhaError, match=r"label have shape \(2, 2\); .* several classes at once are not"):
+        load_source(labels)

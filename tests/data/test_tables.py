@@ -244,3 +244,12 @@ def test_changed_images_of_a_table_are_decoded_anew(folder: Path, tmp_path: Path
     Image.new("RGB", (8, 8), (200, 0, 0)).save(folder / "images" / "a.png")
     after = load_source(path, cache="disk", folder=tmp_path / "run").train.images[0]
     assert not np.array_equal(before, after)
+
+
+def test_a_dataframe_may_hold_images():
+    pictures = [Image.new("RGB", (8, 8), (level, level, level)) for level in range(4)]
+    frame = pandas.DataFrame({"image": pictures, "label": ["cat", "dog", "cat", "dog"]})
+    check(load_source(frame))
+    check(load_source(frame.assign(image=[np.asarray(picture) for picture in pictures])))
+    with pytest.raises(DhaError, match="holds images and a column of parts; pass paths"):
+        load_source(frame.assign(split="train"))

@@ -28,7 +28,7 @@ from dha.data.table_files import Columns
 from dha.errors import DhaError
 
 _COLUMNS = Columns()
-_IMAGE_NAMES = ("image", "img", "picture")
+_IMAGE_NAMES = ("image", "img", "picture", "path", "file_name", "filename", "file", "image_path", "bytes", "jpg", "png")
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "cls")
 _SPLITS = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _SAVED = ("dataset_dict.json", "state.json")
@@ -284,14 +284,18 @@ def _part(dataset: Any, place: str, columns: Columns) -> Part | None:
     if labels is None:
         return None
     column = _image_column(dataset.features, place, columns)
-    if _is_encoded(dataset.features[column]):
+    feature = dataset.features[column]
+    if _is_list_of_images(feature):
+        raise DhaError(f"{place}: {column} holds lists of images; give every image a row and a label of its own")
+    # Strings are paths, and bytes are files.
+    if _is_encoded(feature) or getattr(feature, "dtype", None) in ("string", "large_string", "binary", "large_binary"):
         encoded = dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
         if isinstance(dataset, datasets.IterableDataset):
             return ItemPart(_Stream(encoded, column, place), labels, place)
         return ItemPart(Sliced(_Rows(encoded, column), len(dataset)), labels, place)
     chunks = _column(dataset.with_format("numpy"), column, place, _CHUNK)
     arrays = [np.asarray(chunk) for chunk in chunks]
-    if len({array.shape[1:] for array in arrays}) > 1:
+    if len({array.shape[1:] for array in arrays}) > 1 or any(array.dtype == object for array in arrays):
         raise DhaError(f"{place}: {column} holds arrays of different shapes; bring them to one, or store image files")
     name = f"{place}: {column}"
     return ArrayPart({name: images_array(np.concatenate(arrays), name)}, labels, place)
@@ -341,6 +345,11 @@ def _is_encoded(feature: Any) -> bool:
 
     # Parquet that other tools wrote holds images as plain structs.
     return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+
+
+def _is_list_of_images(feature: Any) -> bool:
+    inner = feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", None)
+    return inner is not None and (_is_encoded(inner) or _is_list_of_images(inner))
 
 
 def _image_column(features: Any, place: str, columns: Columns) -> str:

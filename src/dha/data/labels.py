@@ -67,7 +67,8 @@ def check_labels(labels: Any, count: int, place: str, first: int = 0) -> np.ndar
     except ValueError as error:
         raise DhaError(f"{place} do not form a 1-D array ({error}); pass one label for each image") from error
     if given.ndim != 1:
-        raise DhaError(f"{place} have shape {given.shape}; pass a 1-D array with one label for each image")
+        several = " (images of several classes at once are not classified)" if given.ndim == 2 else ""
+        raise DhaError(f"{place} have shape {given.shape}; pass a 1-D array with one label for each image{several}")
     if len(given) != count:
         raise DhaError(f"{place} are {len(given)}, but there are {count} images; pass one label for each image")
     if given.dtype.kind in "biU" or (given.dtype.kind == "u" and given.dtype.itemsize < 8):

@@ -174,7 +174,14 @@ def _open(source: Any, labels: Any, own: Path | None, columns: Columns, on_bad_i
     if type(source).__module__.split(".")[0] == "datasets":
         return open_dataset(source, columns=columns)
     if type(source).__name__ == "DataFrame" and hasattr(source, "columns"):
-        return open_table(read_frame(source, columns), on_bad_image)
+        table = read_frame(source, columns)
+        if isinstance(table.paths[0], str | Path | int | float):
+            return open_table(table, on_bad_image)
+        if table.splits is None:
+            return open_arrays(list(table.paths), list(table.labels))
+        raise DhaError(
+            "the DataFrame holds images and a column of parts; pass paths of images, or leave that column out"
+        )
     raise DhaError(f"the source is a {type(source).__name__}; pass {_KINDS}")
 
 

@@ -17,8 +17,10 @@ SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"})
 """Names of files that may hold a table."""
 
 _PATHS = ("path", "filepath", "filepaths", "file", "filename", "imagepath", "image", "imagefile", "imagefilename")
-_PATHS += ("imagename", "img", "imgpath", "imgfile", "imgname", "picture", "photo", "imageid", "idcode", "id")
+_PATHS += ("imagename", "img", "imgpath", "imgfile", "imgname", "fname", "relativepath", "picture", "photo", "imageid")
+_PATHS += ("idcode", "id")
 _LABELS = ("label", "labels", "class", "classname", "classes", "target", "category", "finelabel", "cls", "y", "species")
+_LABELS += ("labelname", "classlabel", "classid", "labelid", "diagnosis", "breed", "tag")
 _SPLITS = ("split", "subset", "partition", "dataset", "set", "part", "phase", "usage")
 
 _LONGEST_LINE = 2**20
