@@ -1,3 +1,4 @@
+import io
 import os
 import resource
 import shutil
@@ -179,6 +180,18 @@ def test_images_that_are_cut_off_are_errors_and_never_partly_grey(tmp_path: Path
             (tmp_path / "a").write_bytes(content[: int(share * len(content))])
             with pytest.raises(DhaError, match=r"cannot be read|cut off"):
                 read_image(tmp_path / "a", ImageFormat(8, 3))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "JPEG2000", "TIFF"])
+def test_compressed_images_whose_second_half_is_zeros_are_refused(tmp_path: Path, kind: str):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8))
+    options = {"compression": "tiff_lzw"} if kind == "TIFF" else {}
+    noise.save(tmp_path / "a", kind, **options)
+    content = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(content[: len(content) // 2] + bytes(len(content) // 2))
+    for file in (tmp_path / "a", io.BytesIO((tmp_path / "a").read_bytes())):
+        with pytest.raises(DhaError, match=r"cannot be read|cut off"):
+            read_image(file, ImageFormat(8, 3))
 
 
 def test_a_jpeg_that_is_filled_up_with_zeros_is_refused_and_one_with_a_trailer_is_read(

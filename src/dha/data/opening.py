@@ -4,6 +4,7 @@ import os
 import stat
 import struct
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -27,6 +28,9 @@ MAX_BYTES = 2**30
 """Of a file; 160 million pixels of 16-bit colours take 0.9 times that without compression."""
 
 _PIECE = 2**20
+
+_TAIL = 1024
+"""Zeros at the end of a compressed image that no encoder writes."""
 
 _TGA = frozenset({".tga", ".icb", ".vda", ".vst"})
 
@@ -66,8 +70,11 @@ def open_image(image: str | Path | IO[bytes]) -> Image.Image:
         raise
     try:
         check_size(*opened.size)
+        # Decoders of the others notice themselves.
         if opened.format in ("JPEG", "MPO"):
             _check_end(opened)
+        elif opened.format in ("WEBP", "AVIF"):
+            _check_tail(image)
     except BaseException:
         opened.close()
         raise
@@ -102,6 +109,15 @@ def _is_heif(image: str | Path | IO[bytes]) -> bool:
         image.seek(0)
         start = image.read(12)
     return start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+
+def _check_tail(image: str | Path | IO[bytes]) -> None:
+    """Raise a `DhaError` for a compressed image that ends with zeros, as what is left of a copy that was cut off."""
+    with open(image, "rb") if isinstance(image, str | Path) else nullcontext(image) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL))
+        if size > _TAIL and not any(file.read()):
+            raise DhaError("it is cut off and filled up with zeros: copy it again")
 
 
 def _check_end(opened: Image.Image) -> None:
