@@ -115,7 +115,7 @@ def assert_same(out, uninterrupted, left=()):
     assert models[0] == models[1]
     assert len((out / "metrics.csv").read_text().splitlines()) == 1 + EPOCHS
     assert sorted(p.name for p in out.iterdir()) == sorted(
-        ["codes.safetensors", "config.yaml", "metrics.csv", "model", *left]
+        ["codes.safetensors", "config.yaml", "data.json", "left-out.csv", "metrics.csv", "model", *left]
     )
 
 

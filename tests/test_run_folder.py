@@ -190,6 +190,8 @@ def stopped(tmp_path_factory):
         (("run", "joint", "network"), [1], "checkpoint does not fit this run"),
         (("run", "random", "cpu"), None, "checkpoint does not fit this run"),
         (("run",), None, "checkpoint does not fit this run"),
+        (("run", "joint", "steps"), "x", r"checkpoint does not fit this run \(TypeError: joint.steps is a str\)"),
+        (("run", "budget", "taken"), [], r"TypeError: budget.taken is a list"),
         (("images",), None, "begun with other images"),
         (("config",), None, "has no settings"),
         (("config", "settle"), None, "differ from those of this version of dha in 'settle'"),

@@ -113,6 +113,9 @@ class RunState:
             DhaError: if something is missing in it, or does not fit the run.
         """
         try:
+            own = self.state_dict()["run"]
+            for part in own.keys() - {"position"}:
+                _check_kinds(state[part], own[part], part)
             _load_joint(self.joint, state["joint"])
             self.batches.load_state_dict(state["batches"])
             self.everything.load_state_dict(state["everything"])
@@ -223,6 +226,25 @@ def _resumed_network(given: Any, begun: Any) -> Any:
     if isinstance(given, str) and Path(given).name != Path(begun).name:
         raise DhaError(f"network={given!r}: the run was begun with {shortened(begun)}, which cannot change: give that")
     return given
+
+
+def _check_kinds(found: Any, expected: Any, place: str) -> None:
+    """Raise a ``TypeError`` where a part of a state is of another kind than in this run: it might show much later."""
+    kinds = dict, (list, tuple), Tensor, (int, float), str
+    for kind in kinds:
+        if isinstance(expected, kind) and not issubclass(type(found), kind):
+            # What a run has not, or not yet, is None; a number is always there.
+            if found is not None or kind == (int, float):
+                raise TypeError(f"{place} is a {type(found).__name__}")
+            return
+    if isinstance(expected, dict):
+        for key in expected.keys() & found.keys():
+            _check_kinds(found[key], expected[key], f"{place}.{key}")
+    elif isinstance(expected, list | tuple):
+        for number, pair in enumerate(zip(found, expected, strict=False)):
+            _check_kinds(*pair, f"{place}.{number}")
+    elif isinstance(expected, Tensor) and found.dtype != expected.dtype:
+        raise TypeError(f"{place} is a tensor of {found.dtype}")
 
 
 def _joint_state(joint: JointTraining) -> dict[str, Any]:
