@@ -302,7 +302,8 @@ def test_images_on_disk_train_the_same_weights_and_are_decoded_once_for_all_atte
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     assert found.preprocessing == expected.preprocessing
     assert found.learned["policy"] == expected.learned["policy"]
-    assert sorted(path.name for path in out.iterdir()) == ["codes.safetensors", "config.yaml", "metrics.csv", "model"]
+    kept = ["codes.safetensors", "config.yaml", "data.json", "left-out.csv", "metrics.csv", "model"]
+    assert sorted(path.name for path in out.iterdir()) == kept
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.6])
