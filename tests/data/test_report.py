@@ -116,3 +116,11 @@ def test_damaged_images_are_counted_in_the_error(folder: Path):
         (folder / name).write_bytes(b"no image")
     with pytest.raises(DhaError, match=r"cat/a\.png cannot be read .* \(2 more of the first 15 images .*\), or leave"):
         load_source(folder)
+
+
+def test_a_damaged_image_among_many_is_found_before_all_are_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    (folder / "cat" / "0.png").write_bytes(b"no image")
+    monkeypatch.setattr("dha.data.parts._LOOK_ON", 10)
+    monkeypatch.setattr("dha.data.parts.read_image", None)
+    with pytest.raises(DhaError, match=r"cat/0\.png cannot be read .*, or leave it out with --on-bad-image skip"):
+        load_source(folder)

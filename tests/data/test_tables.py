@@ -128,6 +128,10 @@ def test_paths_are_relative_to_the_table_or_to_the_one_folder_that_has_them(fold
     ("text", "message"),
     [
         (table(head="what,label"), r"no column of paths .*; its columns are 'what', 'label': rename one to 'path'"),
+        (
+            table()[11:],
+            r"no column of paths .*, or, as the first line holds an image, add a line before it: path,label",
+        ),
         (table(head="path,what"), r"no column of labels .*rename one to 'label' or name it by --label-column"),
         (table(head="path,path"), r"has two columns 'path'; rename one of them"),
         (table() + "images/a.png\n", r"row 6 has 1 fields, but there are 2 columns"),

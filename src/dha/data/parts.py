@@ -58,7 +58,7 @@ class Part(Protocol):
     @property
     def place(self) -> str: ...  # noqa: D102
 
-    def geometry(self, resize: Resize) -> tuple[int, int]:
+    def geometry(self, resize: Resize, on_bad_image: OnBadImage) -> tuple[int, int]:
         """Return the channels (1 or 3) and the typical image size in pixels, without reading all images."""
         ...
 
@@ -117,7 +117,7 @@ class ArrayPart:
     labels: Labels
     place: str
 
-    def geometry(self, resize: Resize) -> tuple[int, int]:
+    def geometry(self, resize: Resize, on_bad_image: OnBadImage) -> tuple[int, int]:
         """Return channels and the image size at which they are not scaled."""
         height, width, _ = next(iter(self.arrays.values())).shape[1:]
         grey = all(array.shape[3] <= 2 for array in self.arrays.values())
@@ -183,16 +183,23 @@ class ItemPart:
     labels: Labels
     place: str
 
-    def geometry(self, resize: Resize) -> tuple[int, int]:
-        """Return channels and median image size of a sample; 1 channel only if all of it is grey."""
-        headers, problem = [], None
+    def geometry(self, resize: Resize, on_bad_image: OnBadImage) -> tuple[int, int]:
+        """Return channels and median image size of a sample; 1 channel only if all of it is grey.
+
+        Raises:
+            DhaError: if there is no image in it; or, of so many images that reading them takes long, if one of it
+                cannot be read, unless `on_bad_image` is "skip".
+        """
+        headers, errors = [], []
         for item in self.items.sample(_SAMPLE):
             try:
                 headers.append(read_header(item))
             except DhaError as error:
-                problem = error  # `read` reports or skips it
+                errors.append(error)  # `read` reports or skips it
         if not headers:
-            raise DhaError(f"{self.place} seems to hold no image at all: {problem}") from problem
+            raise DhaError(f"{self.place} seems to hold no image at all: {errors[0]}") from errors[0]
+        if errors and on_bad_image == "error" and len(self.labels) > _LOOK_ON:
+            raise _refused(errors, f"a sample of {len(headers) + len(errors)}")
         sizes = [typical_size(resize, header.width, header.height) for header in headers]
         return 1 if all(header.grey for header in headers) else 3, int(np.median(sizes))
 
@@ -275,10 +282,7 @@ class ItemPart:
 
         def refuse_bad() -> None:
             if bad and on_bad_image == "error":
-                more = (
-                    f" ({len(bad) - 1} more of the first {looked_at} images cannot be read either)" if bad[1:] else ""
-                )
-                raise DhaError(f"{bad[0][1]}{more}, or leave it out with --on-bad-image skip") from bad[0][1]
+                raise _refused([error for _, error in bad], f"the first {looked_at}") from bad[0][1]
 
         under_way: list[_Decoded] = []
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
@@ -304,6 +308,11 @@ class ItemPart:
 
     def _changed(self) -> DhaError:
         return DhaError(f"{self.place} has changed while it was read; begin again")
+
+
+def _refused(errors: Sequence[DhaError], among: str) -> DhaError:
+    more = f" ({len(errors) - 1} more of {among} images cannot be read either)" if errors[1:] else ""
+    return DhaError(f"{errors[0]}{more}, or leave it out with --on-bad-image skip")
 
 
 def _deepest(states: Tensor) -> tuple[int | None, int | None]:

@@ -116,7 +116,7 @@ def load_source(
         for name, part in _present(parts)
     }
     if image_size is None or channels is None:
-        own_channels, own_size = parts.train.geometry(resize)
+        own_channels, own_size = parts.train.geometry(resize, on_bad_image)
         channels = channels or own_channels
         image_size = image_size or _check_size(min(LARGEST_DEFAULT_SIZE, own_size), f"images in {parts.train.place}")
     image_format = ImageFormat(image_size, channels, resize, background, integer_white, float_white)

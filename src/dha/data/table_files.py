@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dha.data.files import has_image_suffix
 from dha.data.layouts import role_of
 from dha.errors import DhaError
 
@@ -152,12 +153,17 @@ def _choose(names: Sequence[str], columns: Columns, place: str) -> Columns:
             listed_names = ", ".join(repr(name)[:40] for name in names[:20])
             raise DhaError(
                 f"{place} has {wanted}; its columns are {listed_names}: rename one to {kind!r} or name it by "
-                f"--{kind}-column ({kind}_column in Python)"
+                f"--{kind}-column ({kind}_column in Python){_headless(names)}"
             )
         if list(names).count(matching[0]) > 1:
             raise DhaError(f"{place} has two columns {matching[0]!r}; rename one of them")
         found[kind] = matching[0]
     return Columns(**found)
+
+
+def _headless(names: Sequence[str]) -> str:
+    no_head = any(has_image_suffix(name) for name in names)
+    return ", or, as the first line holds an image, add a line before it: path,label" if no_head else ""
 
 
 def _names(file: Path) -> list[str]:
