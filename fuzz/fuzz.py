@@ -9,7 +9,7 @@ more than 2 GB of memory, of which Python, torch and dha take 350 MB.
 
 - image: bytes, decoded in grey and in colour.
 - model: bytes in the place of one file of a model, model.json, policy.json or weights.safetensors, as the first of them
-  says; what loads predicts.
+  says; or one of the first two with some values replaced. What loads predicts.
 - checkpoint: bytes behind the header of a checkpoint and before their checksum; or, as the first of them says, as the
   pickle in there; or a whole checkpoint in which some values are replaced. A run goes on from what loads.
 - yaml: bytes as the file of ``dha fit --config``.
@@ -23,6 +23,7 @@ import contextlib
 import copy
 import hashlib
 import io
+import json
 import logging
 import math
 import os
@@ -75,10 +76,14 @@ def image(data: bytes) -> None:
 
 def model(data: bytes) -> None:
     """Load a model folder of which one file holds these bytes, and use the model if it is taken."""
-    file = FOLDER / MODEL_FILES[data[0] % len(MODEL_FILES) if data else 0]
+    content, kind = data[1:], data[0] % 5 if data else 0
+    file = FOLDER / MODEL_FILES[kind % 3]
     whole = file.read_bytes()
+    if kind >= len(MODEL_FILES):
+        changed = _changed(json.loads(whole), atheris.FuzzedDataProvider(content))
+        content = json.dumps(changed, default=str).encode()
     try:
-        file.write_bytes(data[1:])
+        file.write_bytes(content)
         with contextlib.suppress(DhaError):
             taken = TrainedModel.load(FOLDER)
             side = taken.preprocessing.image_size
@@ -95,6 +100,8 @@ def write_model() -> None:
     TrainedModel(network, ("a", "b"), preprocessing, network.genotype, {"policy": policy}).save(FOLDER)
     for number, name in enumerate(MODEL_FILES):
         (CORPUS / name).write_bytes(bytes([number]) + (FOLDER / name).read_bytes())
+    for number in range(20):
+        (CORPUS / f"changed{number}").write_bytes(bytes([3 + number % 2]) + hashlib.sha256(bytes([number])).digest())
 
 
 def new_run() -> RunState:
@@ -159,7 +166,7 @@ def _another(value: Any, choose: atheris.FuzzedDataProvider) -> Any:
     numbers = [number, 0, -1, 2**40, choose.ConsumeFloat(), math.nan, math.inf, None, True, "text", {}, [], [1, 2]]
     tensors = [torch.zeros(size) for size in ((), (0,), (3,), (2, 3), (1, 1, 1, 1))]
     tensors += [torch.zeros(1).expand(2**34), torch.full((4,), math.nan), torch.zeros(5056, dtype=torch.uint8)]
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor) and value.numel() < 2**20:
         tensors += [value.double(), value.long(), value.flatten(), value[None], value + 2**30, value * math.nan]
     others = [*numbers, *tensors]
     return others[choose.ConsumeIntInRange(0, len(others) - 1)]
