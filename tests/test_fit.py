@@ -313,7 +313,7 @@ def test_a_state_that_takes_long_to_keep_is_written_when_it_is_due(tmp_path, sma
     def slow(self, state, write=True):
         time.sleep(seconds)
         if write:
-            written.append(len(state["run"]["position"]["history"]))
+            written.append(len(state["run"]["position"]["history"]["rows"]))
         save(self, state, write)
 
     monkeypatch.setattr(Checkpoints, "save", slow)

@@ -16,6 +16,7 @@ from dha.config import LEARNED, PARTS, Config, config_dict, learned_parts
 from dha.data import Batches, Splits
 from dha.engine import Budget
 from dha.errors import DhaError, shortened
+from dha.history import packed, unpacked
 from dha.joint import JointTraining
 
 OF_THE_MACHINE = ("cache", "devices", "num_nodes", "strategy", "checkpoint_every")
@@ -75,6 +76,7 @@ class RunState:
         joint, batches, everything, validation: as ``dha.prepare.prepare`` returns them.
         budget: how much of the run is over.
         position: where its loop is.
+        blocks: of rows of metrics that are compressed already.
     """
 
     config: Config
@@ -85,6 +87,7 @@ class RunState:
     validation: Batches
     budget: Budget
     position: Position
+    blocks: list[Tensor] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, from which a run goes on to the same weights, to the bit on a CPU."""
@@ -97,7 +100,7 @@ class RunState:
             "everything": self.everything.state_dict(),
             "validation": self.validation.state_dict(),
             "budget": self.budget.state_dict(),
-            "position": dict(vars(self.position)),
+            "position": {**vars(self.position), "history": packed(self.position.history, self.blocks)},
             "random": random,
         }
         return {"config": config_dict(self.config), "images": self.images, "run": run}
@@ -113,16 +116,18 @@ class RunState:
             DhaError: if something is missing in it, or does not fit the run.
         """
         try:
-            own = self.state_dict()["run"]
-            for part in own.keys() - {"position"}:
-                _check_kinds(state[part], own[part], part)
+            if clock:  # From a file, not a state of this process, in the middle of whose run other things are None.
+                own = self.state_dict()["run"]
+                for part in own.keys() - {"position"}:
+                    _check_kinds(state[part], own[part], part)
             _load_joint(self.joint, state["joint"])
             self.batches.load_state_dict(state["batches"])
             self.everything.load_state_dict(state["everything"])
             self.validation.load_state_dict(state["validation"])
             self.budget.load_state_dict(state["budget"], clock)
-            for name in (f.name for f in fields(Position)):
+            for name in (f.name for f in fields(Position) if f.name != "history"):
                 setattr(self.position, name, state["position"][name])
+            self.position.history[:], self.blocks[:] = unpacked(state["position"]["history"])
             if self.position.totals is not None:
                 self.position.totals = self.position.totals.to(self.joint.fabric.device)
             torch.set_rng_state(state["random"]["cpu"])
