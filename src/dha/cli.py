@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from dha import __version__
 from dha.checking import check
 from dha.config import Config
 from dha.errors import DhaError, Interrupted, did_you_mean, one_line, printable
+from dha.failures import explained_by, written
 from dha.options import COMMANDS, in_options, parse, parser_of
 from dha.ownership import check_out
 from dha.paths import (
@@ -49,9 +49,6 @@ Turn labelled images into a trained classifier, in one run with nothing to tune.
   evaluate  measure accuracy
 
 `dha COMMAND --help` tells of each; `dha --version` prints the version."""
-
-OUT_OF_MEMORY = "out of memory", "can't allocate memory", "Cannot allocate memory", "not enough memory"
-"""Signs in what torch says where there is not enough memory: it raises a RuntimeError."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,11 +107,11 @@ def _guarded(words: list[str], started: float, own: bool) -> int:
             say(f"{speaker}: interrupted by signal {number:d}{going_on}")
         return 128 + number
     except Exception as error:
-        explained = _explained(error)
+        explained = explained_by(error)
         if debug:
             say("".join(traceback.format_exception(error)).rstrip())
         if explained is None:
-            place = "above" if debug else _written(error, values)
+            place = "above" if debug else written(error, values.get("out"))
             said = f"{type(error).__name__}: {one_line(error)[:300]}"
             say(f"{speaker}: unforeseen {said}; please report it with the traceback {place}")
             return 1
@@ -134,38 +131,6 @@ def _without_command(words: list[str]) -> int:
             raise DhaError(f"a command is missing: {known}")
         raise DhaError(f"there is no command {words[0]!r:.80}{did_you_mean(words[0], COMMANDS) or ': ' + known}")
     return 0
-
-
-def _explained(error: Exception) -> str | None:
-    """Return what to tell of an error whose cause is not dha: its input, a file, or the machine; None of others."""
-    if isinstance(error, DhaError):
-        return str(error)
-    if isinstance(error, OSError):
-        place = "" if error.filename is None else f"{os.fsdecode(error.filename)!r}: "
-        return f"{place}{error.strerror or error}"
-    text = str(error)
-    if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
-        return (
-            f"the memory does not suffice ({text.splitlines()[0][:120] if text else 'MemoryError'}): give a smaller "
-            "batch_size, image_size or network"
-        )
-    if "can't start new thread" in text:
-        return "the system allows no more threads: raise the limit of processes (ulimit -u), or end others"
-    return None
-
-
-def _written(error: Exception, values: dict[str, Any]) -> str:
-    """Write a traceback to a new file in the folder of the run if there is one, else among temporary files."""
-    out = values.get("out")
-    folder = out if out is not None and os.path.isfile(os.path.join(out, "config.yaml")) else None
-    for place in (folder, None):
-        with suppress(OSError):
-            handle, file = tempfile.mkstemp(prefix="dha-error-", suffix=".txt", dir=place)
-            with open(handle, "w", encoding="utf-8", errors="backslashreplace") as opened:
-                opened.write(f"dha {__version__}, Python {sys.version}, {sys.platform}\n{sys.argv!r}\n\n")
-                opened.writelines(traceback.format_exception(error))
-            return f"in {file!r}"
-    return "shown by --debug"
 
 
 def _can_resume(values: dict[str, Any]) -> bool:

@@ -211,16 +211,11 @@ def parser_of(name: str, expert: bool) -> argparse.ArgumentParser:
         text = texts[setting] + (
             "" if default in (None, "auto") or field == "learn" else f" (default {_shown(default)})"
         )
-        names = ["--" + setting.replace("_", "-")]
-        if setting == "class_weight":  # The name is scikit-learn's; in English there are several.
-            names.append("--class-weights")
-        groups[title].add_argument(
-            *names,
-            dest=setting,
-            default=argparse.SUPPRESS,
-            metavar=_placeholder(hint, field),
-            help=text.replace("%", "%%"),
-        )
+        option = "--" + setting.replace("_", "-")
+        values: dict[str, Any] = {"dest": setting, "default": argparse.SUPPRESS, "metavar": _placeholder(hint, field)}
+        groups[title].add_argument(option, **values, help=text.replace("%", "%%"))
+        if setting == "class_weight":  # The name is scikit-learn's; here they are several.
+            groups[title].add_argument(f"{option}s", **{**values, "help": argparse.SUPPRESS})
     return parser
 
 
