@@ -20,12 +20,14 @@ from dha.cli import main
 plain_batches = Batching.batches
 
 
-def batches(self: Batching, images: Tensor, labels: Tensor, progress: float) -> list[Batch]:
+def batches(
+    self: Batching, images: Tensor, labels: Tensor, progress: float, weights: Tensor | None = None
+) -> list[Batch]:
     """Make of images what is trained on as `Batching` does, after flips and crops."""
     side = images.shape[-1]
     padded = F.pad(images, [side // 8] * 4).permute(0, 2, 3, 1)
     every = torch.arange(len(images), device=images.device)
-    return plain_batches(self, crops(padded, every, side, flip=True), labels, progress)
+    return plain_batches(self, crops(padded, every, side, flip=True), labels, progress, weights)
 
 
 if __name__ == "__main__":

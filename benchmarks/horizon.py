@@ -47,8 +47,10 @@ def measure_rate(source: str, rate: float, steps: int, horizons: Sequence[int], 
     cosines: dict[int, list[float]] = {horizon: [] for horizon in horizons}
     gradient = joint._held_out_gradient
 
-    def compare(active: Sequence[Tensor], images: Tensor, labels: Tensor) -> tuple[Sequence[Tensor], Tensor]:
-        held_out, losses = gradient(active, images, labels)
+    def compare(
+        active: Sequence[Tensor], images: Tensor, labels: Tensor, weights: Tensor | None
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        held_out, losses = gradient(active, images, labels, weights)
         for horizon, average in averages.items():
             past = dict(zip(average.weights, average.values, strict=True))
             way = [past[weight] - weight.detach() for weight in active]

@@ -128,6 +128,7 @@ def test_without_any_room_the_model_is_written_elsewhere_and_that_is_said(run_wi
     with pytest.warns(RuntimeWarning, match=r"model' cannot be written \(No space left on device\): the model is in '"):
         place = deliver(disk.folder, model, checkpoints)
     assert place == disk.temporary / "dha-model-"
+    assert place is not None
     assert TrainedModel.load(place).learned["final"]
 
 
@@ -145,6 +146,7 @@ def test_a_foreign_file_in_the_place_of_the_model_sends_it_elsewhere(run_with, m
     (disk.folder / "model" / "thesis.txt").write_text("mine")
     with pytest.warns(RuntimeWarning, match=r"holds 'thesis.txt', which is no part of a model.*: the model is in"):
         place = deliver(disk.folder, model, checkpoints)
+    assert place is not None
     assert TrainedModel.load(place).learned["final"]
     assert (disk.folder / "model" / "thesis.txt").read_text() == "mine"
 

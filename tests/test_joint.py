@@ -624,7 +624,7 @@ def test_batches_that_are_got_ready_meanwhile_are_the_same(splits, small, device
         joint.network.train()
         several = batches.forever()
         ahead, at_once = joint.batching.drawn(several, lambda: 0.3), joint.batching.batches
-        drawn = ahead if meanwhile else (at_once(*pair, 0.3) for pair in several)
+        drawn = ahead if meanwhile else (at_once(images, labels, 0.3) for images, labels, *_ in several)
         seen = []
         for _ in range(12):
             for batch in next(drawn):

@@ -112,7 +112,11 @@ def test_a_rule_by_signal_scores_pairs_by_the_policy_that_drew_them(splits, smal
         scored.append((pairs, policy.operation_probabilities()))
         return compute(policy, pairs, *rest, **settings)
 
-    learner.policy.draw = lambda *given: (drawn.append(learner.policy.operation_probabilities()), draw(*given))[1]
+    def drawing(*given):
+        drawn.append(learner.policy.operation_probabilities())
+        return draw(*given)
+
+    monkeypatch.setattr(learner.policy, "draw", drawing)
     monkeypatch.setattr(name, noted)
     for batch in itertools.islice(batches, 5):
         joint.step(*batch, progress=0.3)

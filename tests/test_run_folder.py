@@ -1,5 +1,6 @@
 import errno
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ def test_without_a_checkpoint_a_run_begins_again_by_the_settings_in_its_folder(t
     config = narrow(small, seed=7, epochs=2, learn="none")
     expected = run("digits", config=config, out=tmp_path / "whole")
     write_settings(tmp_path, config, "digits")
-    for given in ({"epochs": 3}, {"seed": 1}, {"learn": "augmentation"}):
+    others: list[dict[str, Any]] = [{"epochs": 3}, {"seed": 1}, {"learn": "augmentation"}]
+    for given in others:
         with pytest.raises(DhaError, match=r"the run was begun with .* leave it out"):
             run("digits", config=ImageClassifier(**given), out=tmp_path, resume=True)
     os.rename(tmp_path / "whole", tmp_path.parent / f"{tmp_path.name}-whole")

@@ -15,7 +15,7 @@ def images_of(side, channels=3):
     return Preprocessing(side, channels, (0.5,) * channels, (0.2,) * channels)
 
 
-def searched(config, size, classes, side, channels=3, start="light"):
+def searched(config, size, classes, side, channels=3, start: Any = "light"):
     settings = config.architecture
     options = {"nodes": settings.nodes, "choose": settings.choose, "squeeze_excite": settings.squeeze_excite}
     return search_network(config.space, channels, classes, side, size, start=start, **options)
@@ -99,7 +99,8 @@ def test_a_limit_below_the_smallest_network_is_refused_with_what_that_costs(
         possible_sizes(Config(space=space, max_parameters=parameters - 1), classes, images)
     with pytest.raises(DhaError, match=f"max_flops={flops - 1}: the {smallest} takes {flops} multiply-adds per image"):
         possible_sizes(Config(space=space, max_flops=flops - 1), classes, images)
-    for limits in ({"max_parameters": parameters}, {"max_flops": flops}):
+    alone: list[dict[str, Any]] = [{"max_parameters": parameters}, {"max_flops": flops}]
+    for limits in alone:
         (size,) = possible_sizes(Config(space=space, **limits), classes, images)
         network = searched(Config(space=space), size, classes, side, channels)
         Limits(network, (channels, side, side), **limits)
@@ -115,9 +116,11 @@ def test_what_a_refusal_suggests_works():
     text = str(refusal.value)
     raised, *others = text.rsplit(": ", 1)[1].removeprefix("set ").split(", or ")
     assert others == ["space=cells without architecture.width", "image_size=16 without architecture.width"]
-    limits = {name: int(number) for name, number in (part.split("=") for part in raised[:-8].split(" and "))}
+    limits: dict[str, Any] = {
+        name: int(number) for name, number in (part.split("=") for part in raised[:-8].split(" and "))
+    }
     assert possible_sizes(Config(**small), 10, images_of(16))
-    assert possible_sizes(Config(**small | {"space": "cells"}), 10, images_of(64))
+    assert possible_sizes(Config(**{**small, "space": "cells"}), 10, images_of(64))
     assert list(limits) == ["max_parameters", "max_flops"]
     assert possible_sizes(Config(space="mobile", **limits, architecture=config.architecture), 10, images_of(64))
 

@@ -17,11 +17,11 @@ def one_line(text: object) -> str:
     return printable(" ".join(str(text).split()))
 
 
-def shortened(value: object) -> str:
-    """Return what a message says of a value: its ``repr``, at most 80 characters of it."""
+def shortened(value: object, most: int = 80) -> str:
+    """Return what a message says of a value: its ``repr``, at most so many characters of it."""
     # A list is shortened before, because the repr of a million numbers takes a second.
-    text = repr(value[:100] if isinstance(value, str | bytes | list | tuple) else value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    text = repr(value[:most] if isinstance(value, str | bytes | list | tuple) else value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 class DhaError(ValueError):

@@ -22,6 +22,9 @@ from dha.joint import JointTraining
 OF_THE_MACHINE = ("cache", "devices", "num_nodes", "strategy", "checkpoint_every")
 """Settings that a run may be gone on with in another way."""
 
+PATH = 400
+"""Characters of the path of a network that a message shows at most."""
+
 SAMPLES = 4096
 """The most images that the fingerprint of a data set looks at."""
 
@@ -217,19 +220,21 @@ def _resumed_network(given: Any, begun: Any) -> Any:
     """Return the network that a run goes on with: the one given now, because no code runs that a folder names."""
     if begun is None:
         if given is not None:
-            raise DhaError(f"network={shortened(given)}: the run was begun without; leave it out")
+            raise DhaError(f"network={shortened(given, PATH)}: the run was begun without; leave it out")
         return None
     begun = str(begun)
     if given is None:
         if begun.startswith("<"):
             raise DhaError(f"the run was begun with the module network={begun}: give it once more")
         raise DhaError(
-            f"the run was begun with network={shortened(begun)}, and no code runs because a folder names it: give it "
-            f"once more, as network={shortened(begun)} in Python or --network {shlex.quote(begun)}"
+            f"the run was begun with network={shortened(begun, PATH)}, and no code runs because a folder names it: "
+            f"give it once more, as network={shortened(begun, PATH)} in Python or --network {shlex.quote(begun)}"
         )
     # The same file may lie elsewhere by now.
     if isinstance(given, str) and Path(given).name != Path(begun).name:
-        raise DhaError(f"network={given!r}: the run was begun with {shortened(begun)}, which cannot change: give that")
+        raise DhaError(
+            f"network={given!r}: the run was begun with {shortened(begun, PATH)}, which cannot change: give that"
+        )
     return given
 
 

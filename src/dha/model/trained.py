@@ -202,8 +202,8 @@ def _built(
     # The same file may lie elsewhere by now.
     if isinstance(network, str) and ":" in name and Path(network).name != Path(name).name:
         warnings.warn(
-            f"{folder} holds the weights of {shortened(name)}: they are taken into {shortened(network)}, which may be "
-            "another network",
+            f"{folder} holds the weights of {shortened(name, 400)}: they are taken into {shortened(network, 400)}, "
+            "which may be another network",
             RuntimeWarning,
             stacklevel=4,
         )
