@@ -95,3 +95,13 @@ def test_encode_names_the_unknown_class():
         DhaError, match=r"class 'd' in the test part is not among the 2 classes of the model \('a', 'b'\)"
     ):
         encode(Labels.of(np.array(["a", "d"])), ("a", "b"), "the test part", "the model")
+
+
+def test_arrays_of_a_type_that_no_label_has_are_refused():
+    pairs = np.zeros(2, dtype="<f4,U1")
+    pairs["f1"].view(np.uint32)[:] = 2**21
+    for labels in (pairs, np.zeros(2, dtype=complex)):
+        with pytest.raises(DhaError, match=r"y have the type .*; pass whole numbers"):
+            check_labels(labels, 2, "y")
+    with pytest.raises(DhaError, match="y hold characters that do not exist"):
+        check_labels(np.full(2, 2**21, dtype=np.uint32).view("<U1"), 2, "y")

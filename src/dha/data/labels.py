@@ -1,5 +1,6 @@
 """Labels as users give them (whole numbers, strings or booleans), and their numbering from 0."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,10 @@ def check_labels(labels: Any, count: int, place: str, first: int = 0) -> np.ndar
         raise DhaError(f"{place} have shape {given.shape}; pass a 1-D array with one label for each image{several}")
     if len(given) != count:
         raise DhaError(f"{place} are {len(given)}, but there are {count} images; pass one label for each image")
+    if given.dtype.kind not in "biufOSUmM":
+        raise DhaError(f"{place} have the type {str(given.dtype):.80}; pass whole numbers (.astype(int)) or strings")
+    if given.dtype.kind == "U" and given.size and np.ascontiguousarray(given).view(np.uint32).max() > sys.maxunicode:
+        raise DhaError(f"{place} hold characters that do not exist; write the strings again")
     if given.dtype.kind in "biU" or (given.dtype.kind == "u" and given.dtype.itemsize < 8):
         return given
     values = given.tolist()
