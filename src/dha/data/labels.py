@@ -73,7 +73,7 @@ def check_labels(labels: Any, count: int, place: str, first: int = 0) -> np.ndar
     if len(given) != count:
         raise DhaError(f"{place} are {len(given)}, but there are {count} images; pass one label for each image")
     if given.dtype.kind not in "biufOSUmM":
-        raise DhaError(f"{place} have the type {str(given.dtype):.80}; pass whole numbers (.astype(int)) or strings")
+        raise DhaError(f"{place} have the type {given.dtype!s:.80}; pass whole numbers (.astype(int)) or strings")
     if given.dtype.kind == "U" and given.size and np.ascontiguousarray(given).view(np.uint32).max() > sys.maxunicode:
         raise DhaError(f"{place} hold characters that do not exist; write the strings again")
     if given.dtype.kind in "biU" or (given.dtype.kind == "u" and given.dtype.itemsize < 8):
