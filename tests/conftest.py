@@ -1,7 +1,14 @@
+import signal
+
 import pytest
 import torch
 
 from dha import ArchitectureConfig, Config
+
+# Who starts the tests in the background, or with nohup, ignores these, and every process from there on inherits that.
+for _name in ("SIGHUP", "SIGQUIT"):
+    if hasattr(signal, _name):
+        signal.signal(getattr(signal, _name), signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items):
