@@ -195,7 +195,7 @@ class Config:
             keeps it: predict and evaluate do the same.
         background: what shows through transparent pixels; kept as resize is.
         progressive_resizing: whether training begins on smaller images. They have 5/8 of the side, but at least 20
-            pixels, and come to the full size in three steps; a network that was brought trains at the full size only.
+            pixels, and come to the full size in three steps; a custom network trains at the full size only.
             When not given, where a run with a budget sees 1.4 times as many images for it, which is timed; with epochs
             instead everywhere but on a CUDA device.
         mirrored: whether to predict from an image and its mirror image. That takes twice as long; when not given, if

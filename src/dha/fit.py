@@ -18,7 +18,7 @@ from dha.delivery import deliver
 from dha.engine import Budget, Checkpoints, keep_memory, make_fabric, set_precision, suited_precision
 from dha.errors import DhaError
 from dha.evaluation import best_by_validation, evaluate, mirroring
-from dha.loop import Watch, train
+from dha.loop import TrainingLoop, Watch
 from dha.model import TrainedModel
 from dha.paths import check_files, check_source
 from dha.prepare import prepare, resolve
@@ -169,13 +169,13 @@ def _run(
     position = Position(nodes=sum(len(codes.code) for codes in joint.codes))
     state = RunState(config, images, joint, batches, everything, validation, budget, position)
     record.settings(folder, config, source)
-    # What is random in a network that was brought, as dropout, follows the seed too.
+    # What is random in a custom network, such as dropout, follows the seed too.
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         if saved is not None:
             state.load_state_dict(saved.get("run", {}))
         with Stop(own_process, told=fabric.is_global_zero) as stop:
-            train(state, splits, folder, checkpoints, watch, stop)
+            TrainingLoop(state, splits, folder, checkpoints, watch, stop).run()
         history = position.history
         if not history:
             _check_time_left(config, started, "the first step")

@@ -36,25 +36,18 @@ LONG_EPOCH = 0.3
 Watch = Callable[[float, dict[str, Any]], None]
 
 
-def train(
-    state: RunState,
-    splits: Splits,
-    folder: Path | None,
-    checkpoints: Checkpoints,
-    watch: Watch | None,
-    stop: Stop,
-) -> None:
-    """Train until the budget is over: the search inside its share of it, validation images trained on, too, after what
-    is learned has settled, one row of metrics per epoch.
+class TrainingLoop:
+    """The loop of a run.
 
-    Raises:
-        DhaError: if the training has diverged for good.
-        Interrupted: if a signal has ended the training.
+    Args:
+        state: of the run.
+        splits: the images.
+        folder: of the run; None writes nothing.
+        checkpoints: of the run.
+        watch: called after every step with the share of the run that is over and the latest row of metrics.
+        stop: notes signals that ask the run to end.
     """
-    _Loop(state, splits, folder, checkpoints, watch, stop).run()
 
-
-class _Loop:
     def __init__(
         self,
         state: RunState,
@@ -71,6 +64,13 @@ class _Loop:
         self.progress = self.saved = self.cost = 0.0
 
     def run(self) -> None:
+        """Train until the budget is over. The search ends within its share of the run; validation images that were
+        held out are trained on, too, once policy and hyper-parameters have settled.
+
+        Raises:
+            DhaError: if the training has diverged for good.
+            Interrupted: if a signal has ended the training.
+        """
         self.budget.closing = closing_seconds(self.joint, self.splits, self.config)
         began = time.monotonic()
         self.checkpoints.save(self.state.state_dict(), write=False)
