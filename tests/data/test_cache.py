@@ -268,3 +268,11 @@ def test_who_comes_while_images_are_decoded_waits_for_them(
     assert len(decoded) == 60
     assert all(torch.equal(images, several[0]) for images in several)
     assert several[0].float().std() > 10
+
+
+def test_pixels_beside_paths_in_a_list_are_never_taken_from_an_earlier_cache(tmp_path: Path):
+    Image.new("L", (8, 8), 50).save(tmp_path / "0.png")
+    for level in (10, 200):
+        x = [np.full((8, 8), level, np.uint8), str(tmp_path / "0.png")]
+        source = load_source(x, [0, 1], cache="disk", folder=tmp_path / "run")
+        assert source.train.images[:, 0, 0, 0].tolist() == [level, 50]

@@ -105,3 +105,8 @@ def test_arrays_of_a_type_that_no_label_has_are_refused():
             check_labels(labels, 2, "y")
     with pytest.raises(DhaError, match="y hold characters that do not exist"):
         check_labels(np.full(2, 2**21, dtype=np.uint32).view("<U1"), 2, "y")
+
+
+def test_arrays_of_strings_that_a_model_cannot_hold_are_refused():
+    with pytest.raises(DhaError, match=r"y\[1\] has 1001 characters"):
+        check_labels(np.array(["a", "b" * 1001]), 2, "y")

@@ -90,3 +90,16 @@ def test_files_that_are_no_checkpoint_are_refused_at_once(kind, tmp_path):
         file.write_bytes(MAGIC + buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest())
     with pytest.raises(DhaError, match=r"regular file|bytes: expected|holds a list|claims the shape"):
         checkpoints.load()
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save({"a": 1})
+
+    def refused(file, most):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("dha.engine.checkpoints.read_bytes", refused)
+    with pytest.raises(DhaError, match=r"checkpoint\.pt' cannot be read .*resume again"):
+        checkpoints.load(set_aside=True)
+    assert (tmp_path / "checkpoint.pt").exists()

@@ -76,6 +76,9 @@ def check_labels(labels: Any, count: int, place: str, first: int = 0) -> np.ndar
         raise DhaError(f"{place} have the type {given.dtype!s:.80}; pass whole numbers (.astype(int)) or strings")
     if given.dtype.kind == "U" and given.size and np.ascontiguousarray(given).view(np.uint32).max() > sys.maxunicode:
         raise DhaError(f"{place} hold characters that do not exist; write the strings again")
+    for value in np.unique(given).tolist() if given.dtype.kind == "U" else ():
+        if problem := _problem(value):
+            raise DhaError(f"{place}[{first + int(np.flatnonzero(given == value)[0])}] {problem}")
     if given.dtype.kind in "biU" or (given.dtype.kind == "u" and given.dtype.itemsize < 8):
         return given
     values = given.tolist()

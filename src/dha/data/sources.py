@@ -223,7 +223,9 @@ def _listed_files(parts: Parts) -> list[str]:
     found: list[str] = []
     for _, part in _present(parts):
         if isinstance(part, ItemPart) and isinstance(part.items, Sliced) and isinstance(part.items.items, list):
-            found += [item for item in part.items.items if isinstance(item, str)]
+            if not all(isinstance(item, str) for item in part.items.items):
+                return []  # Pixels beside the files have no identity that a cache could be told by.
+            found += part.items.items
     return found
 
 

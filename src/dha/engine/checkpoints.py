@@ -81,7 +81,8 @@ class Checkpoints:
             set_aside: whether damaged files are renamed: not by several processes at a time.
 
         Raises:
-            DhaError: if there are files and all of them are damaged, or another version of dha wrote them.
+            DhaError: if there are files and all of them are damaged, one cannot be read, or another version of dha wrote
+                them.
         """
         damaged: dict[Path, str] = {}
         for file in self.files:
@@ -89,8 +90,11 @@ class Checkpoints:
                 state = _read(file)
             except FileNotFoundError:
                 continue
+            except (OSError, MemoryError) as error:
+                # It may be whole: nothing older takes its place.
+                raise DhaError(f"{str(file)!r} cannot be read ({error}): mend that and resume again") from error
             except Exception as error:  # Whatever torch makes of bytes that are not its own.
-                damaged[file] = str(error.strerror if isinstance(error, OSError) else error)[:300]
+                damaged[file] = str(error)[:300]
                 continue
             for other in self.files:
                 if other != file and os.path.lexists(other) and not begins_with(other, CHECKPOINT):
