@@ -81,8 +81,8 @@ class Checkpoints:
             set_aside: whether damaged files are renamed: not by several processes at a time.
 
         Raises:
-            DhaError: if there are files and all of them are damaged, one cannot be read, or another version of dha wrote
-                them.
+            DhaError: if there are files and all of them are damaged, one cannot be read, or another version of dha
+                wrote them.
         """
         damaged: dict[Path, str] = {}
         for file in self.files:
