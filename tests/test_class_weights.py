@@ -222,6 +222,8 @@ def test_the_command_line_takes_class_weights(written, expected):
     [
         ({**TWOS, "cat": 1.0}, r"class_weight has 'cat', which is no class: the classes are 0, 1, 2, "),
         (dict.fromkeys(range(9), 1.0), "no weight for class '9'"),
+        ({**TWOS, "4": 7.0}, "class_weight names a class twice, as a number and as a string"),
+        ({**TWOS, "False": 1.0}, "names the class true or false: write yes, no, true and false in quotes"),
         ({**TWOS, 4: 0.0}, "class_weight of 4 is 0.0: give every class a positive, finite number"),
         ({**TWOS, 4: -1}, "class_weight of 4 is -1"),
         ({**TWOS, 4: float("nan")}, "class_weight of 4 is nan"),
@@ -232,7 +234,7 @@ def test_the_command_line_takes_class_weights(written, expected):
     ],
 )
 def test_class_weights_that_cannot_be_used_are_named_before_training(weights, message, monkeypatch):
-    monkeypatch.setattr("dha.fit.train", lambda *given: pytest.fail("training has begun"))
+    monkeypatch.setattr("dha.fit.TrainingLoop", lambda *given: pytest.fail("training has begun"))
     with pytest.raises(DhaError, match=message) as error:
         run("digits", config=linear(class_weight=weights))
     assert "\n" not in str(error.value)

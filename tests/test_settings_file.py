@@ -67,3 +67,9 @@ def test_small_files_that_stand_for_large_trees_end_early(text, tmp_path):
     with pytest.raises(DhaError, match=r"aliases|nested too deeply|is not YAML"):
         read(tmp_path, text)
     assert time.monotonic() - began < 5
+
+
+def test_a_key_that_is_set_twice_among_thousands_is_named(tmp_path):
+    lines = [f"c{number}: 1" for number in range(2000)]
+    with pytest.raises(DhaError, match="c5 is set twice"):
+        read(tmp_path, "\n".join([*lines, "c5: 9"]))

@@ -60,3 +60,9 @@ def test_warnings_are_lines_without_a_place_in_the_code(capsys, monkeypatch):
 def test_arguments_are_quoted_for_a_shell():
     assert [quoted(a) for a in ("a", "a b", "a'b", "a\nb")] == ["a", "'a b'", """'a'"'"'b'""", "$'a\\012b'"]
     assert quoted(os.fsdecode(b"\xff'")) == "$'\\377\\047'"
+
+
+def test_a_closed_standard_output_loses_no_result_silently(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(DhaError, match="standard output is closed: give it a file or a pipe"):
+        put("a result")

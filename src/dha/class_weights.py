@@ -148,8 +148,12 @@ def weighted(splits: Splits, class_weight: Any) -> Splits:
 def _by_class(classes: Classes, weights: Mapping[Any, float]) -> list[float]:
     # By what is written: a class of folders named 1, 2, ... is a string, and a number in a file of weights.
     known = {str(name): float(weight) for name, weight in weights.items()}
+    if len(known) < len(weights):
+        raise DhaError("class_weight names a class twice, as a number and as a string: name it once")
     names = [str(name) for name in classes]
     for name in known:
+        if name not in names and name in ("True", "False"):
+            raise DhaError("class_weight names the class true or false: write yes, no, true and false in quotes")
         if name not in names:
             listed = ", ".join(map(_shown, classes[:20])) + (", ..." if len(classes) > 20 else "")
             raise DhaError(f"class_weight has {_shown(name)}, which is no class: the classes are {listed}")

@@ -186,6 +186,7 @@ def _fit(values: dict[str, Any], started: float, own: bool) -> int:
         if made is not None:
             with suppress(OSError):  # It is kept unless it is empty.
                 os.rmdir(made)
+                os.rmdir(os.path.dirname(made))
     if first_process():
         put_if_possible(summary(result))
     # The model lies elsewhere where the folder of the run had no room for it.

@@ -9,7 +9,13 @@ from contextlib import suppress
 from dha import __version__
 from dha.errors import DhaError
 
-OUT_OF_MEMORY = "out of memory", "can't allocate memory", "Cannot allocate memory", "not enough memory"
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "not enough memory",
+    "failed to map segment",
+)
 """Signs in what torch says where there is not enough memory: it raises a RuntimeError."""
 
 
@@ -24,7 +30,7 @@ def explained_by(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
         return (
             f"the memory does not suffice ({text.splitlines()[0][:120] if text else 'MemoryError'}): give a smaller "
-            "batch_size, image_size or network"
+            "batch_size, image_size or network, or allow more memory (ulimit -v)"
         )
     if "can't start new thread" in text:
         return "the system allows no more threads: raise the limit of processes (ulimit -u), or end others"

@@ -1,5 +1,6 @@
 """Settings in a YAML file, such as ``config.yaml`` of a run."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -133,6 +134,6 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in {key for key in keys if keys.count(key) > 1} if len(keys) < 1000 else ():
+        for key in (key for key, times in Counter(keys).items() if times > 1):
             raise yaml.MarkedYAMLError(None, None, f"{key} is set twice", node.start_mark)
         return super().construct_mapping(node, deep)

@@ -38,10 +38,15 @@ def put(text: str) -> None:
         OutputClosed: if nobody reads them.
         DhaError: if they cannot be written.
     """
+    if sys.stdout is None:
+        raise DhaError("standard output is closed: give it a file or a pipe")
+    text = text.encode("utf-8", "backslashreplace").decode()
     try:
-        print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:  # A terminal of another encoding.
-        print(text.encode("ascii", "backslashreplace").decode(), flush=True)
+        text = text.encode("ascii", "backslashreplace").decode()
+    try:
+        print(text, flush=True)
     except BrokenPipeError:
         _discard(sys.stdout)
         raise OutputClosed from None

@@ -79,7 +79,7 @@ def at(value: Any, dtype: Any = np.float64, fill: float = 0.5) -> np.ndarray:
         (at(np.inf), r"x\[2, 1, 7, 0\] is inf.*infinite"),
         (at(-0.5), r"x\[2, 1, 7, 0\] is -0\.5, outside 0\.\.65535 .*scale pixels to"),
         (at(1.5), r"x has values up to 1\.5: floats are taken for \[0, 1\] or for 0\.\.255.*scale them to \[0, 1\]"),
-        (at(-1, np.int8, 0), r"x\[2, 1, 7, 0\] is -1, outside 0\.\."),
+        (at(-1, np.int16, 0), r"x\[2, 1, 7, 0\] is -1, outside 0\.\."),
         (at(70_000, np.int32, 0), r"x\[2, 1, 7, 0\] is 70000, outside 0\.\.65535"),
         (np.zeros(3, np.uint8), r"x has shape \(3,\); pass images as \(N, H, W\)"),
         (np.zeros((2, 8, 8, 8), np.uint8), r"shape \(2, 8, 8, 8\); channels, 1 to 4 of them .* second or the last"),
@@ -231,3 +231,17 @@ def test_deep_colours_beside_alpha_are_scaled_by_the_colours():
     for source in (load_source(x, [0, 1]), load_source(list(x), [0, 1])):
         assert source.image_format.integer_white == 4095
         assert source.train.images[0, :, 0, 0].tolist() == [round(level / 4095 * 255) for level in (1000, 2000, 3000)]
+
+
+def test_one_image_a_little_above_white_does_not_make_all_others_black(tmp_path):
+    bright = [np.full((8, 8), level, np.float32) for level in (0.2, 0.8, 1.0005)]
+    assert load_source(bright, [0, 1, 0]).train.images[:, 0, 0, 0].tolist() == [51, 204, 255]
+    for number, pixels in enumerate(bright):
+        folder = tmp_path / "ab"[number % 2]
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number}.tif")
+    assert sorted(load_source(tmp_path).train.images[:, 0, 0, 0].tolist()) == [51, 204, 255]
+    with pytest.raises(DhaError, match=r"the largest float pixel is between 1 and 2, .*; scale all"):
+        load_source([*bright, np.full((8, 8), 1.02, np.float32)], [0, 1, 0, 1])
+    with pytest.raises(DhaError, match="x has dtype int8, which has no usual white; pass uint8"):
+        load_source(np.zeros((2, 8, 8), np.int8), [0, 1])

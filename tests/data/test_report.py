@@ -77,11 +77,11 @@ def test_the_report_of_images_taken_up_from_disk_is_that_of_those_decoded(folder
 def test_uneven_classes_are_in_the_report(folder: Path):
     for number in range(3, 6):
         (folder / "dog" / f"{number}.png").unlink()
-    assert "classes: uneven; --class-weights balanced gives every class the same weight" not in report(folder).lines()
+    assert "classes: uneven; --class-weight balanced gives every class the same weight" not in report(folder).lines()
     for number in range(6, 12):
         image = Image.fromarray(np.full((8, 8, 3), number, np.uint8))
         image.save(folder / "cat" / f"{number}.png")
-    assert "classes: uneven; --class-weights balanced gives every class the same weight" in report(folder).lines()
+    assert "classes: uneven; --class-weight balanced gives every class the same weight" in report(folder).lines()
 
 
 def test_fit_prints_the_report_first_and_keeps_it_in_run_and_model(folder: Path, tmp_path: Path, capfd):

@@ -111,7 +111,7 @@ def test_uneven_classes_are_told_in_one_warning():
     with pytest.warns(DataWarning) as caught:
         run(source([44, 4, 4]))
     assert [str(warning.message) for warning in caught] == [
-        "numbered: class 'a' has 44 training images, 'b' has 4: rare classes are learned badly, --class-weights "
+        "numbered: class 'a' has 44 training images, 'b' has 4: rare classes are learned badly, --class-weight "
         "balanced gives every class the same weight"
     ]
 

@@ -8,14 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, NEARLY, ImageFormat
+from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, NEARLY, SLACK, ImageFormat
 from dha.errors import DhaError
 
 CHANNELS = (1, 2, 3, 4)
 """Grey, grey and alpha, RGB, RGB and alpha."""
-
-_SLACK = 1e-3
-"""By which floats may exceed their white: resizing and division leave such traces."""
 
 _CHUNK = 2**22
 """Values that are converted at a time."""
@@ -149,6 +146,8 @@ def _numpy(x: np.ndarray | Tensor, name: str) -> np.ndarray:
         x = (x.float() if x.is_floating_point() else x).numpy()  # NumPy has no bfloat16
     if x.size == 0:
         raise DhaError(f"{name} has shape {x.shape}, so it holds no images; pass at least one")
+    if x.dtype == np.int8:
+        raise DhaError(f"{name} has dtype int8, which has no usual white; pass uint8, or floats in [0, 1]")
     if x.dtype.kind not in "buif":
         raise DhaError(f"{name} has dtype {x.dtype}; pass integers, floats or booleans")
     return x
@@ -160,7 +159,7 @@ def _chunks(x: np.ndarray) -> Iterator[slice]:
 
 
 def _white(x: np.ndarray, whites: tuple[int, ...], known: int | None, name: str) -> int:
-    slack = _SLACK if x.dtype.kind == "f" else 0
+    slack = SLACK if x.dtype.kind == "f" else 0
     most = known or whites[-1]
     largest = 0
     for rows in _chunks(x):

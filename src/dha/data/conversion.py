@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dha.data.deep_colour import raw_mode
-from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, NEARLY, Background
+from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, NEARLY, SLACK, Background
 
 DEEP = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 """Modes of more than 8 bits a channel, all of them grey."""
@@ -57,13 +57,13 @@ def white_of(image: Image.Image) -> int:
     Raises:
         ValueError: if a value is negative, not finite or beyond 16 bits.
     """
-    whites = FLOAT_WHITES if image.mode == "F" else INTEGER_WHITES
+    whites, slack = (FLOAT_WHITES, SLACK) if image.mode == "F" else (INTEGER_WHITES, 0)
     for row in range(0, image.height, rows := max(1, _BAND // image.width)):
         pixels = np.asarray(image.crop((0, row, image.width, min(row + rows, image.height))))
         low, high = pixels.min(), pixels.max()
-        if not (low >= 0 and high <= whites[-1]):  # written so that NaN fails too
+        if not (low >= 0 and high <= whites[-1] * (1 + slack)):  # written so that NaN fails too
             raise ValueError(f"its pixel values are {low}..{high}, but 0..{whites[-1]} is needed")
-        whites = whites[sum(bool(high > white) for white in whites) :]
+        whites = whites[sum(bool(high > white * (1 + slack)) for white in whites) :]
     return whites[0]
 
 
@@ -106,7 +106,7 @@ def _opaque(image: Image.Image, background: Background, white: int, colour: Any)
     if image.mode in DEEP:
         pixels = np.asarray(image)
         # Pillow's own conversion of these modes clips at 255, which turns 16-bit images white.
-        flat = Image.fromarray(np.rint(pixels * np.float64(255 / white)).astype(np.uint8))
+        flat = Image.fromarray(np.rint(pixels * np.float64(255 / white)).clip(0, 255).astype(np.uint8))
         alpha = None if colour is None else Image.fromarray(np.where(pixels == colour, 0, 255).astype(np.uint8))
     else:
         if colour is not None:

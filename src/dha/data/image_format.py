@@ -16,7 +16,13 @@ NEARLY = 4
 INTEGER_WHITES = (255, 1023, 4095, 16383, 65535)
 """Of 8, 10, 12, 14 and 16 bits."""
 
-FLOAT_WHITES = (1, *INTEGER_WHITES)
+BETWEEN = 2
+"""What floats above 1 and up to 2 fit: neither [0, 1] nor 0..255. One image may be that dark, a data set is not."""
+
+FLOAT_WHITES = (1, BETWEEN, *INTEGER_WHITES)
+
+SLACK = 1e-3
+"""How much floats may be above white, as a share of it: resizing and division leave such traces."""
 
 
 @dataclass(frozen=True)

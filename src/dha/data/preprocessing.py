@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dha.config import BACKGROUND, RESIZE, Background, Resize
-from dha.data.image_format import FLOAT_WHITES, INTEGER_WHITES, ImageFormat
+from dha.data.image_format import BETWEEN, FLOAT_WHITES, INTEGER_WHITES, ImageFormat
 from dha.data.images import LabelledImages
 from dha.errors import DhaError, shortened
 
@@ -25,7 +25,7 @@ _CHOICES = {
     "resize": get_args(Resize),
     "background": get_args(Background),
     "integer_white": INTEGER_WHITES,
-    "float_white": FLOAT_WHITES,
+    "float_white": tuple(white for white in FLOAT_WHITES if white != BETWEEN),
 }
 
 

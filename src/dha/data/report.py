@@ -114,7 +114,7 @@ class DataReport:
         lines = [f"data: {self.name}" + (f", {self.layout}" if self.layout else "")]
         lines.append(f"images: {sum(total)} in {len(self.classes)} classes: {self._classes(total)}")
         if total and not self.weighted and max(total) >= UNEVEN * max(1, min(total)):
-            lines.append("classes: uneven; --class-weights balanced gives every class the same weight")
+            lines.append("classes: uneven; --class-weight balanced gives every class the same weight")
         held = dict.fromkeys(self.held_out, " (held out of the training images)")
         lines.append("parts: " + ", ".join(f"{name} {sum(c)}{held.get(name, '')}" for name, c in self.counts.items()))
         if self.facts.sizes and self.image_format is not None:

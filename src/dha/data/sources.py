@@ -16,7 +16,7 @@ from dha.data.cache import Cache, Where
 from dha.data.digits import open_digits
 from dha.data.folders import open_folder
 from dha.data.hub import dataset_files, is_dataset_file, is_saved, open_dataset, open_dataset_path, open_hub
-from dha.data.image_format import ImageFormat, read_alike
+from dha.data.image_format import BETWEEN, ImageFormat, read_alike
 from dha.data.images import LabelledImages
 from dha.data.labels import Classes, encode, find_classes
 from dha.data.parts import ItemPart, OnBadImage, Part, Parts, Sliced
@@ -124,6 +124,11 @@ def load_source(
     kept_in = Cache(cache, folder, _listed_files(parts) or _path(source))
     readers = {name: partial(part.read, on_bad_image=on_bad_image, cache=kept_in) for name, part in _present(parts)}
     read, image_format = read_alike(readers, image_format)
+    if image_format.float_white == BETWEEN:
+        raise DhaError(
+            f"{parts.name}: the largest float pixel is between 1 and 2, which fits neither [0, 1] nor 0..255; scale "
+            "all images to [0, 1]"
+        )
     facts = sum((some.facts for some in read.values()), Facts())
     for name, part in _present(parts):
         images, good = read[name][:2]

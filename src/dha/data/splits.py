@@ -97,7 +97,7 @@ def _warn_of_uneven(source: Source) -> None:
     if counts[most] > _UNEVEN * counts[least]:
         warnings.warn(
             f"{source.name}: class {source.classes[most]!r} has {counts[most]} training images, "
-            f"{source.classes[least]!r} has {counts[least]}: rare classes are learned badly, --class-weights balanced "
+            f"{source.classes[least]!r} has {counts[least]}: rare classes are learned badly, --class-weight balanced "
             "gives every class the same weight",
             DataWarning,
             stacklevel=3,
