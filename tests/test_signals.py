@@ -1,5 +1,8 @@
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -53,3 +56,30 @@ def test_who_does_not_listen_changes_no_handler():
     before = [signal.getsignal(number) for number in ENDING]
     with Stop(listen=False):
         assert [signal.getsignal(number) for number in ENDING] == before
+
+
+def test_a_late_signal_ends_a_process_that_does_not_end_by_the_first():
+    code = """
+import dha.signals, time
+dha.signals.PATIENCE = 0.2
+with dha.signals.EndBySignal():
+    said = False
+    while True:
+        try:
+            if not said:
+                said = True
+                print("ready", flush=True)
+            time.sleep(0.05)
+        except dha.signals.Ended:
+            print("swallowed", flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "swallowed\n"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.4)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == -signal.SIGTERM

@@ -66,7 +66,7 @@ def replaced_folder(folder: Path, names: Collection[str]) -> Iterator[Path]:
     try:
         yield partial
         for file in partial.iterdir():
-            with open(file, "rb") as handle:
+            with open(file, "r+b") as handle:  # Windows flushes no file that is opened for reading.
                 os.fsync(handle.fileno())
         if os.path.lexists(folder):
             folder.rename(previous)

@@ -3,12 +3,16 @@
 import os
 import signal
 import threading
+import time
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
 """The signals that ask a process to end; Windows lacks two of them."""
+
+PATIENCE = 3.0
+"""Seconds after the first signal in which others count as the same one: ``timeout`` sends its own twice at once."""
 
 SAVING = "dha: the run saves its state and ends; another signal changes nothing\n"
 
@@ -61,7 +65,8 @@ class _Handlers:
 class EndBySignal(_Handlers):
     """Turns the first ending signal into an ``Ended`` exception while the block lasts. A context manager.
 
-    Those that follow are ignored, so that what has to be tidied up is.
+    Others within ``PATIENCE`` seconds are ignored, so that what has to be tidied up is; a later one ends the process at
+    once, because what the first one has begun does not end.
 
     Args:
         to_the_end: whether they stay ignored after the block, while the process ends.
@@ -70,14 +75,19 @@ class EndBySignal(_Handlers):
     def __init__(self, to_the_end: bool = False) -> None:
         super().__init__()
         self.to_the_end = to_the_end
+        self._since: float | None = None
 
     def _ends(self, error: BaseException | None) -> bool:
-        return self.to_the_end and any(signal.getsignal(number) is signal.SIG_IGN for number in self._before)
+        stopped = any(signal.getsignal(number) is signal.SIG_IGN for number in self._before)
+        return self.to_the_end and (self._since is not None or stopped)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        for ending in self._before:
-            signal.signal(ending, signal.SIG_IGN)
-        raise Ended(number)
+        if self._since is None:
+            self._since = time.monotonic()
+            raise Ended(number)
+        if time.monotonic() - self._since > PATIENCE:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
 
 class Stop(_Handlers):

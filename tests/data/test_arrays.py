@@ -245,3 +245,10 @@ def test_one_image_a_little_above_white_does_not_make_all_others_black(tmp_path)
         load_source([*bright, np.full((8, 8), 1.02, np.float32)], [0, 1, 0, 1])
     with pytest.raises(DhaError, match="x has dtype int8, which has no usual white; pass uint8"):
         load_source(np.zeros((2, 8, 8), np.int8), [0, 1])
+
+
+def test_alpha_is_scaled_alike_in_lists_and_arrays():
+    x = np.full((2, 4, 4, 4), 40_000, np.uint16)
+    x[0, ..., 3], x[1, ..., 3] = 65535, 200
+    levels = [load_source(kind, [0, 1]).train.images[:, 0, 0, 0].tolist() for kind in (x, list(x))]
+    assert levels[0] == levels[1] == [156, 255]

@@ -354,3 +354,24 @@ def test_lists_of_images_or_labels_are_refused():
     labels = make([0, 1]).remove_columns("label").add_column("label", [[0, 1], [1, 0]])
     with pytest.raises(DhaError, match=r"label have shape \(2, 2\); .* several classes at once are not"):
         load_source(labels)
+
+
+def test_splits_of_a_data_set_are_told_by_their_usual_names_and_others_are_left_out():
+    splits: Any = {name: make([0, 1, 0, 1]) for name in ("train", "testing", "extra")}
+    source = load_source(datasets.DatasetDict(splits))
+    assert source.test is not None
+    assert source.report.left_out == {"dataset extra": "split of no usual name"}
+
+
+def test_images_beside_data_files_are_left_out_and_hidden_data_files_are_none(tmp_path: Path):
+    folder = tmp_path / "set"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / name / f"{number}.png")
+    (folder / ".cache").mkdir()
+    make([0, 1, 0, 1]).to_parquet(folder / ".cache" / "x.parquet")
+    assert load_source(folder).classes == ("a", "b")
+    make([0, 1, 0, 1]).to_parquet(folder / "x.parquet")
+    reasons = load_source(folder).report.left_out
+    assert list(reasons.values()) == ["not in the data files"] * 4

@@ -88,6 +88,7 @@ def test_folders_of_runs_are_left_out_of_the_data(tmp_path: Path):
     run = tmp_path / "runs" / "first"
     (run / "model").mkdir(parents=True)
     (run / "config.yaml").write_text("# dha fit .\nepochs: 1\n")
+    (tmp_path / "runs" / "notes.txt").write_text("the first was too short")
     assert load_source(tmp_path).classes == ("a", "b")
     own = tmp_path / "runs" / "second"
     own.mkdir()

@@ -257,3 +257,17 @@ def test_a_dataframe_may_hold_images():
     check(load_source(frame.assign(image=[np.asarray(picture) for picture in pictures])))
     with pytest.raises(DhaError, match="holds images and a column of parts; pass paths"):
         load_source(frame.assign(split="train"))
+
+
+def test_a_parquet_table_may_have_columns_of_lists(tmp_path, monkeypatch):
+    import pyarrow
+    import pyarrow.parquet
+
+    for place, level in ((tmp_path / "set", 10), (tmp_path / "elsewhere", 200)):
+        place.mkdir()
+        for name in ("0.png", "1.png"):
+            Image.new("L", (8, 8), level).save(place / name)
+    columns = {"path": ["0.png", "1.png"], "label": ["a", "b"], "bbox": [[1.0, 2.0], [3.0]]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "set" / "t.parquet")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_source(tmp_path / "set" / "t.parquet").train.images.unique().tolist() == [10]

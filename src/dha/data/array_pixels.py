@@ -107,7 +107,7 @@ def array_pixels(x: np.ndarray, image_format: ImageFormat, name: str) -> ArrayPi
     Args:
         x: (N, H, W, C): booleans, integers or floats from 0 (black) to white. 8-bit integers and booleans have a white
             of their own; where `image_format` leaves the white of others open, it is the least that all values fit.
-            What is opaque is always the least that all values of alpha fit.
+            What is opaque is the least that all values of alpha and of the colours fit.
         image_format: of which background, integer_white and float_white count.
         name: what errors call them.
 
@@ -120,11 +120,11 @@ def array_pixels(x: np.ndarray, image_format: ImageFormat, name: str) -> ArrayPi
     if x.dtype.kind == "f":
         float_white = _white(colour, FLOAT_WHITES, image_format.float_white, name)
         white = image_format.float_white or float_white
-        opaque = _white(alpha, FLOAT_WHITES, None, name) if alpha.size else opaque
+        opaque = max(float_white, _white(alpha, FLOAT_WHITES, None, name)) if alpha.size else opaque
     elif x.dtype.kind in "ui" and x.dtype != np.uint8:
         integer_white = _white(colour, INTEGER_WHITES, image_format.integer_white, name)
         white = image_format.integer_white or integer_white
-        opaque = _white(alpha, INTEGER_WHITES, None, name) if alpha.size else opaque
+        opaque = max(integer_white, _white(alpha, INTEGER_WHITES, None, name)) if alpha.size else opaque
     pixels = torch.empty((len(x), colours, *x.shape[1:3]), dtype=torch.uint8)
     transparent, blank = 0, 0
     for rows in _chunks(x):

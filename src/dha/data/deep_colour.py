@@ -72,7 +72,7 @@ def deep_colour(
     own = fitting_white(largest[:-1].max() if alpha else largest.max())
     # Opaque is 65535 in a file, but not to everyone who scales colours and alpha alike.
     whites = np.full(len(largest), known_white or own)
-    whites[-1] = fitting_white(largest[-1]) if alpha else whites[-1]
+    whites[-1] = fitting_white(max(largest[-1], own)) if alpha else whites[-1]
     mode = "LA" if grey else "RGB" if colour is None and upper.mode == "RGB" else "RGBA"
     scaled = Image.new(mode, upper.size)
     for row, band in bands():

@@ -121,7 +121,7 @@ def is_image(path: str) -> bool:
 
 
 def is_run(folder: Path, own: Path | None = None, depth: int = 2) -> bool:
-    """Tell whether a folder is that of a run, or holds such folders and nothing else.
+    """Tell whether a folder is that of a run, or holds such folders and no images.
 
     Args:
         folder: to look at.
@@ -137,6 +137,8 @@ def is_run(folder: Path, own: Path | None = None, depth: int = 2) -> bool:
             return False
         found = False
         for entry in listed(folder, {}):
+            if entry.is_file() and not has_image_suffix(entry.name):
+                continue  # A note beside the runs.
             found = entry.is_dir(follow_symlinks=False) and is_run(Path(entry.path), own, depth - 1)
             if not found:
                 break

@@ -30,7 +30,6 @@ from dha.errors import DhaError
 _COLUMNS = Columns()
 _IMAGE_NAMES = ("image", "img", "picture", "path", "file_name", "filename", "file", "image_path", "bytes", "jpg", "png")
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "cls")
-_SPLITS = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _SAVED = ("dataset_dict.json", "state.json")
 _KINDS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}
 _CHUNK = 1024
@@ -53,6 +52,7 @@ def dataset_files(folder: Path) -> list[Path]:
     """
     patterns = "*.parquet", "*/*.parquet", "*/*/*.parquet", "*.arrow", "*.tar", "*/*.tar"
     found = [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
+    found = [path for path in found if not any(name.startswith(".") for name in path.relative_to(folder).parts)]
     return sorted(path for path in found if path.suffix != ".tar" or path.parent == folder or role_of(path.parent.name))
 
 
@@ -207,21 +207,36 @@ def open_dataset(dataset: Any, name: str = "dataset", columns: Columns = _COLUMN
         dataset = {"train": dataset}
     elif not isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
         raise DhaError(f"{name} is a {type(dataset).__name__}; pass a datasets.Dataset or DatasetDict")
-    if "train" not in dataset and len(dataset) == 1:
-        dataset = {"train": next(iter(dataset.values()))}
-    if "train" not in dataset:
-        raise DhaError(f"{name} has the splits {sorted(dataset)} but no train; rename one of them to train")
-    rest: dict[str, Part | None] = {}
-    for part, names in _SPLITS.items():
-        split = next((dataset[key] for key in names if key in dataset), None)
-        rest[part] = None if split is None else _part(split, f"{name} {part}", columns)
+    dataset, left_out = _by_role(dataset, name)
+    rest = {
+        part: _part(dataset[part], f"{name} {part}", columns) if part in dataset else None
+        for part in ("validation", "test")
+    }
     train, declared = _part(dataset["train"], f"{name} train", columns), _class_names(dataset["train"], name, columns)
     if train is None:
         raise DhaError(f"{name} train has no labels (all are -1); pass a labelled data set")
     features = dataset["train"].features
     image, label = _image_column(features, name, columns), _label_column(features, name, columns)
     layout = f"Hugging Face data set (images in column {image!r}, labels in {label!r})"
-    return Parts(name, train, rest["validation"], rest["test"], declared, layout)
+    return Parts(name, train, rest["validation"], rest["test"], declared, layout, left_out)
+
+
+def _by_role(dataset: Any, name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the splits of a dictionary of them under the names train, validation and test, and others as left out."""
+    if "train" not in dataset and len(dataset) == 1:
+        return {"train": next(iter(dataset.values()))}, {}
+    found: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    # A split of the very name goes before others, which may be larger or smaller ones of the same images.
+    for key in sorted(dataset, key=lambda key: key not in ("train", "validation", "test")):
+        role = role_of(key)
+        if role is None or role in found:
+            left_out[f"{name} {key}"] = "split of no usual name" if role is None else f"there is another {role} split"
+        else:
+            found[role] = dataset[key]
+    if "train" not in found:
+        raise DhaError(f"{name} has the splits {sorted(dataset)} but no train; rename one of them to train")
+    return found, left_out
 
 
 @dataclass(frozen=True)

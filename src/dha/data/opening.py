@@ -40,13 +40,15 @@ _RAW = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef"
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def open_image(image: str | Path | IO[bytes]) -> Image.Image:
+def open_image(image: str | Path | IO[bytes] | None) -> Image.Image:
     """Open an image file and read its header, not its pixels.
 
     Raises:
         DhaError: if it is too large, cut off, or of a kind that cannot be read; without its name.
         Exception: any other, as a broken file makes Pillow raise nearly anything.
     """
+    if image is None:
+        raise DhaError("there is no image in this row: fill it in")
     formats = FORMATS
     if isinstance(image, str | Path):
         # Opening a pipe would wait for ever, and a device may have no end.

@@ -14,6 +14,7 @@ from dha.data.archives import open_archive, open_archives
 from dha.data.arrays import open_arrays
 from dha.data.cache import Cache, Where
 from dha.data.digits import open_digits
+from dha.data.files import files, has_image_suffix
 from dha.data.folders import open_folder
 from dha.data.hub import dataset_files, is_dataset_file, is_saved, open_dataset, open_dataset_path, open_hub
 from dha.data.image_format import BETWEEN, ImageFormat, read_alike
@@ -158,7 +159,7 @@ def load_source(
         loaded.get("test"),
         known,
         image_format,
-        len(facts.unreadable),
+        sum(len(numbers[name]) - len(images) for name, images in loaded.items()),
         report,
         {name: part.names for name, part in _present(parts) if isinstance(part, ItemPart)},
     )
@@ -206,9 +207,9 @@ def _open_named(source: str | Path, own: Path | None, columns: Columns, on_bad_i
     path = expanded(source, "source")
     if path.is_dir():
         if next(path.glob("train*.npz"), None):
-            return open_archives(path)
+            return _with_images_left_out(open_archives(path), path)
         if is_saved(path) or any(not is_table(file, columns) for file in dataset_files(path)):
-            return open_dataset_path(path, columns)
+            return _with_images_left_out(open_dataset_path(path, columns), path)
         return open_table_folder(path, columns, on_bad_image, own) or open_folder(path, own)
     if path.is_file():
         if path.suffix.lower() == ".npz":
@@ -221,6 +222,14 @@ def _open_named(source: str | Path, own: Path | None, columns: Columns, on_bad_i
             f"{path} is a file, but not an .npz archive, .parquet, .tar or a table (.csv, .tsv, .jsonl); pass {_KINDS}"
         )
     return open_hub(str(source).removeprefix(HUB), columns)
+
+
+def _with_images_left_out(parts: Parts, folder: Path) -> Parts:
+    """Note the image files beside files of data, which are not read."""
+    for path in files(folder, {}):
+        if has_image_suffix(path):
+            parts.left_out[path] = "not in the data files"
+    return parts
 
 
 def _listed_files(parts: Parts) -> list[str]:

@@ -170,11 +170,10 @@ def _names(file: Path) -> list[str]:
     name = str(file)
     if file.suffix.lower() == ".parquet":
         import pyarrow.parquet
-        import pyarrow.types
 
         with _parquet_errors(name):
             schema = pyarrow.parquet.read_schema(file)
-        images = [field.name for field in schema if pyarrow.types.is_nested(field.type) or _is_bytes(field.type)]
+        images = [field.name for field in schema if _holds_bytes(field.type)]
         if images:
             raise DhaError(f"{name} holds images in its column {images[0]!r} and is no table of paths")
         return schema.names
@@ -185,10 +184,15 @@ def _names(file: Path) -> list[str]:
     return [str(column).strip() for column in first[1]]
 
 
-def _is_bytes(kind: Any) -> bool:
-    import pyarrow.types
+def _holds_bytes(kind: Any) -> bool:
+    """Tell whether a column may hold encoded images: bytes, alone or in structs and lists."""
+    from pyarrow import types
 
-    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+    if types.is_struct(kind):
+        return any(_holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _holds_bytes(kind.value_type)
+    return types.is_binary(kind) or types.is_large_binary(kind)
 
 
 @contextmanager
